@@ -12,75 +12,129 @@
 // be read when its Writer is closed (blocking) or as it grows (pipelined).
 // Attempts never share anything: a writer that was believed dead can't add to
 // what its successor wrote.
+//
+// Where the bytes are kept is a driver's matter (packages memory, localdisk).
+// What is staged, buffered or kept in memory is counted by the process's
+// budget, and goes to a disk when the budget says no.
 package shuffle
 
-import "context"
+import (
+	"context"
+	"fmt"
+
+	"trestle/internal/membudget"
+	"trestle/shuffle/driver"
+)
+
+// Exchanges say when a partition may be read.
+const (
+	Blocking  = "blocking"  // after Writer.Close
+	Pipelined = "pipelined" // as it grows, by one reader per sub-partition
+)
 
 // A PartitionID names what one attempt of one producer task writes of one
-// dataset. Every field is part of every file name.
-type PartitionID struct {
-	Job     string
-	Dataset string
-	Index   int    // of the producer task
-	Attempt uint32 // of the producer task
-}
+// dataset.
+type PartitionID = driver.PartitionID
 
-// A Service is a TaskManager's writer and reader side of shuffle.
-// (Skeleton: the room's owner completes it.)
-type ServiceAPI interface {
-	// Create starts a partition. It fails if that id was created before.
-	Create(ctx context.Context, id PartitionID, subpartitions int, exchange string) (WriterAPI, error)
-	// Open reads sub-partitions [lo, hi) of the partitions, in no fixed order
-	// between them. A missing or corrupt one is a *PartitionError (here or from Next).
-	Open(ctx context.Context, parts []PartitionID, lo, hi int) (ReaderAPI, error)
-	// Release forgets partitions and frees their memory and files. Unknown ids are fine.
-	Release(ids ...PartitionID)
-	// ReleaseJob releases all of a job, also what failed writers left.
-	ReleaseJob(job string)
-}
-
-// A WriterAPI writes one partition. Begin may be called from several
-// goroutines; each Txn belongs to one.
-type WriterAPI interface {
-	Begin() TxnAPI
-	// Close makes the partition readable once every Txn has ended, and tells
-	// its size. Bytes are those of the elements, before compression.
-	Close(ctx context.Context) (Sizes, error)
-	// Abort gives the partition up and frees all of it. Abort after Close does nothing.
-	Abort()
-}
-
-// A TxnAPI stages what one bundle writes. Nothing is seen by readers before
-// Commit returns nil. It spills by itself when it grows.
-type TxnAPI interface {
-	// Append copies one or more whole elements. It takes no lock and allocates
-	// nothing in the steady state.
-	Append(sub int, elems []byte, count int) error
-	Commit() error
-	Abort()
-}
-
-// A ReaderAPI gives blocks until io.EOF. The bytes are valid until the next
-// call of Next or Close. Reading ahead is the reader's work.
-type ReaderAPI interface {
-	Next(ctx context.Context) (elems []byte, count int, err error)
-	Close()
-}
+// A PartitionError names a partition that is missing or corrupt. Its producer
+// must run again.
+type PartitionError = driver.PartitionError
 
 // Sizes tell what a partition holds.
 type Sizes struct {
-	Bytes   int64
+	Bytes   int64 // of the elements, before compression
 	Count   int64
 	BySub   []int64 // bytes of each sub-partition
 	Durable string  // "memory", "disk" or "blob": what is lost with what
 }
 
-// A PartitionError names a partition that is missing or corrupt. Its producer
-// must run again.
-type PartitionError struct {
-	Partition PartitionID
-	Err       error
+// A Service is a TaskManager's writer and reader side of shuffle. It is safe
+// for concurrent use.
+type Service struct {
+	budget  *membudget.Budget
+	drivers map[string]driver.Driver // by exchange; never changes
 }
 
-func (e *PartitionError) Error() string { return "shuffle partition: " + e.Err.Error() }
-func (e *PartitionError) Unwrap() error { return e.Err }
+// New returns a service that keeps the partitions of each exchange with its
+// driver. The drivers must share budget.
+func New(budget *membudget.Budget, drivers map[string]driver.Driver) *Service {
+	return &Service{budget: budget, drivers: drivers}
+}
+
+// Create starts a partition. It fails if that id was created before.
+func (s *Service) Create(_ context.Context, id PartitionID, subpartitions int, exchange string) (*Writer, error) {
+	d, err := s.driver(exchange)
+	if err != nil {
+		return nil, err
+	}
+	if subpartitions < 1 {
+		return nil, fmt.Errorf("create partition %v: it needs at least one sub-partition, not %d", id, subpartitions)
+	}
+	part, err := d.Create(id, subpartitions)
+	if err != nil {
+		return nil, fmt.Errorf("create partition %v: %w", id, err)
+	}
+	return newWriter(s.budget, id, part, subpartitions, exchange == Pipelined), nil
+}
+
+// Open reads sub-partitions [lo, hi) of the partitions, in no fixed order
+// between them. A missing or corrupt one is a *PartitionError (here or from
+// Next). A pipelined partition may be opened before it is created; Next then
+// waits for it.
+func (s *Service) Open(_ context.Context, exchange string, parts []PartitionID, lo, hi int) (*Reader, error) {
+	d, err := s.driver(exchange)
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.Open(parts, lo, hi)
+	if err != nil {
+		return nil, fmt.Errorf("open shuffle input: %w", err)
+	}
+	return &Reader{from: r}, nil
+}
+
+// Release forgets partitions and frees their memory and files, as soon as the
+// last open reader is closed. Unknown ids are fine.
+func (s *Service) Release(ids ...PartitionID) {
+	for _, d := range s.drivers {
+		d.Release(ids...)
+	}
+}
+
+// ReleaseJob releases all of a job, also what failed writers left.
+func (s *Service) ReleaseJob(job string) {
+	for _, d := range s.drivers {
+		d.ReleaseJob(job)
+	}
+}
+
+// Recover lists the partitions that an earlier process left and that can be
+// opened. What the caller doesn't want it must release.
+func (s *Service) Recover() []PartitionID {
+	var ids []PartitionID
+	for _, d := range s.drivers {
+		ids = append(ids, d.Recover()...)
+	}
+	return ids
+}
+
+func (s *Service) driver(exchange string) (driver.Driver, error) {
+	d := s.drivers[exchange]
+	if d == nil {
+		return nil, fmt.Errorf("no shuffle driver for exchange %q", exchange)
+	}
+	return d, nil
+}
+
+// A Reader gives the blocks of a range of sub-partitions. One goroutine uses
+// it.
+type Reader struct{ from driver.Reader }
+
+// Next gives the next block, or io.EOF. The bytes are valid until the next
+// call of Next or Close. Reading ahead is the reader's work.
+func (r *Reader) Next(ctx context.Context) (elems []byte, count int, err error) {
+	return r.from.Next(ctx)
+}
+
+// Close ends the reading. It must be called.
+func (r *Reader) Close() { r.from.Close() }
