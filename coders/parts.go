@@ -52,7 +52,7 @@ func DecodeInterval(b []byte) (w element.Interval, n int, err error) {
 	if err != nil {
 		return w, 0, err
 	}
-	if span > uint64(w.End)-uint64(lowest) {
+	if span > uint64(w.End)^1<<63 { // more than End lies above the lowest
 		return w, 0, ErrMalformed
 	}
 	w.Start = element.Timestamp(uint64(w.End) - span)
