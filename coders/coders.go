@@ -61,6 +61,7 @@ const (
 	prefixed                  // varint length, bytes
 	varint                    // varint
 	pair                      // a, b
+	interval                  // timestamp, varint
 	iterable                  // int32 count, elements, or chunks
 	stateIterable             // as iterable; chunks may end with a token
 	timer                     // key a, tag, windows b, then by the clear bit
@@ -85,7 +86,7 @@ var shapes = map[string]shape{
 	URNDouble:              {kind: fixedSize, fixed: 8},
 	URNVarInt:              {kind: varint},
 	URNGlobalWindow:        {kind: fixedSize, fixed: 0},
-	URNIntervalWindow:      {kind: pair},
+	URNIntervalWindow:      {kind: interval},
 	URNKV:                  {kind: pair, components: 2},
 	URNIterable:            {kind: iterable, components: 1},
 	URNStateBackedIterable: {kind: stateIterable, components: 1},
@@ -100,7 +101,6 @@ var shapes = map[string]shape{
 // Coders of what is part of other encodings and has no proto.
 var (
 	timestampPart = &Coder{kind: fixedSize, fixed: timestampBytes, least: timestampBytes}
-	varintPart    = &Coder{kind: varint, fixed: -1, least: 1}
 	nothingPart   = &Coder{kind: fixedSize, fixed: 0}
 )
 
@@ -238,10 +238,7 @@ func (t *Table) buildParts(c *Coder, ids, path []string) error {
 		c.depth = max(c.depth, p.depth+1)
 	}
 	c.a, c.b = parts[0], parts[1]
-	switch c.urn {
-	case URNIntervalWindow:
-		c.a, c.b = timestampPart, varintPart
-	case URNParamWindowedValue: // only the element is there
+	if c.urn == URNParamWindowedValue { // only the element is there
 		c.b = nothingPart
 	}
 	return nil
@@ -254,6 +251,8 @@ func (c *Coder) measure() {
 		c.least = c.fixed
 	case prefixed, varint, nullable:
 		c.least = 1
+	case interval:
+		c.least = timestampBytes + 1
 	case iterable, stateIterable:
 		c.least = countBytes
 	case timer:

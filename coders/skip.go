@@ -39,6 +39,8 @@ func (c *Coder) Skip(b []byte) (n int, err error) {
 		return n, err
 	case pair:
 		return skipTwo(c.a, c.b, b)
+	case interval:
+		return skipInterval(b)
 	}
 	return c.skipRare(b)
 }
@@ -90,6 +92,15 @@ func skipTwo(first, second *Coder, b []byte) (int, error) {
 	}
 	m, err := second.Skip(b[n:])
 	return n + m, err
+}
+
+// skipInterval cuts a timestamp and a varint.
+func skipInterval(b []byte) (int, error) {
+	if len(b) <= timestampBytes {
+		return 0, io.ErrUnexpectedEOF
+	}
+	_, n, err := uvarint(b[timestampBytes:])
+	return timestampBytes + n, err
 }
 
 // skipPrefixed cuts a varint length and that many bytes.
@@ -213,7 +224,11 @@ func skipWindows(window *Coder, b []byte) (n, count int, err error) {
 	if count < 0 || count > 1 && window.fixed == 0 {
 		return 0, 0, ErrMalformed
 	}
-	n, err = window.skipMany(uint64(count), b[countBytes:])
+	if count == 1 {
+		n, err = window.Skip(b[countBytes:])
+	} else {
+		n, err = window.skipMany(uint64(count), b[countBytes:])
+	}
 	return countBytes + n, count, err
 }
 
@@ -238,6 +253,9 @@ func skipPane(b []byte) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	varints := b[0] >> 4
+	if varints == 0 {
+		return 1, nil
+	}
 	if varints > 2 {
 		return 0, ErrMalformed
 	}
