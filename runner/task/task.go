@@ -19,9 +19,15 @@ type Spec struct {
 	ID
 	Plan        string // content hash of the stored fusion.Plan
 	Parallelism int    // how many subtasks the stage has
-	Inputs      []Input
-	SideInputs  []Input
-	Outputs     []Output
+	Slot        int    // of the TaskManager; all tasks started together have the same
+	// Queue is the generation of the restriction queue that tasks of a
+	// RootRestrictions stage pull from: those of equal job, stage and Queue share
+	// one. What a failed task pulled goes back to it. A new generation begins
+	// again with the whole input.
+	Queue      uint32
+	Inputs     []Input
+	SideInputs []Input
+	Outputs    []Output
 }
 
 // An Input is what the task reads of one dataset: sub-partitions [Lo, Hi) of

@@ -1,0 +1,29 @@
+package task
+
+import "trestle/runner/jobgraph"
+
+// A Report is what a TaskManager tells the JobManager. Exactly one field is
+// set. Reports of one task come in order: Started, any number of Progress,
+// then one of Finished and Failed, after which the attempt is over.
+type Report struct {
+	Started  *ID
+	Progress *Progress
+	Finished *Finished
+	Failed   *Failed
+}
+
+// An Inventory is what a TaskManager has at hand when it joins: what outlived
+// a JobManager, or came back from its own disk.
+type Inventory struct {
+	// Running are the attempts that run and will be reported on.
+	Running []ID
+	// Held are the partitions that it can serve.
+	Held []HeldPartitions
+}
+
+// HeldPartitions are partitions of one dataset.
+type HeldPartitions struct {
+	Job        string
+	Dataset    jobgraph.DatasetID
+	Partitions []Partition
+}
