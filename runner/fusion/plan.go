@@ -27,7 +27,9 @@ type Stage struct {
 	// Collection is what the root hands to the transforms (or, where there are
 	// none, to the outputs).
 	Collection string
-	// RootTransform is the GroupByKey or Reshuffle that the root does, or "".
+	// RootTransform is the Impulse, GroupByKey or Reshuffle that the root does,
+	// or "". A GroupByKey's input collection is that of its proto, whatever the
+	// collections of the datasets are called; their coders are equal.
 	RootTransform string
 	// Transforms are the fused chain, topological: ids in Components. They may
 	// stand in other stages too (an unzipped flatten clones its consumers).

@@ -53,6 +53,12 @@ type Stage struct {
 	Inputs      []DatasetID `json:"inputs,omitempty"`     // all hold elements of one coder; none for impulse
 	SideInputs  []DatasetID `json:"sideInputs,omitempty"` // distinct, always read whole
 	Outputs     []DatasetID `json:"outputs,omitempty"`
+
+	// Region and Head are filled by region.Compute.
+	Region RegionID `json:"region,omitempty"`
+	// Head is the stage that decides this one's parallelism: the first of the
+	// chain of pipelined pointwise edges that ends here, or the stage itself.
+	Head StageID `json:"head,omitempty"`
 }
 
 // Partitioning says how a producer's task spreads elements over sub-partitions.
