@@ -1,11 +1,25 @@
 // Package fnapi is the wire to SDK harness workers: the Beam Fn API's control,
 // data, state, logging, provision, artifact retrieval and worker status
-// services on one listener (data on several). It knows instructions and
-// chunks of bytes; it knows no pipelines.
+// services.
 //
-// (Skeleton of what package bundle and harness call; the room's owner
-// completes and documents it, and may turn interfaces into concrete types with
-// these methods.)
+// A Server serves them on one listener, and the data service on further ones,
+// its lanes. Admit invents the identity of a worker before the worker is
+// started; nobody without such an identity is heard, and nobody may use one
+// twice. Once its control stream is there, the Worker runs bundles: Start sends
+// the request, Send the input, the bundle's Output takes what comes back, its
+// StateHandler answers state requests, Wait ends it.
+//
+// What it promises. Elements stay bytes: a chunk is copied once on its way in
+// and once on its way out, and nothing is done per element. A worker's data
+// stream is always read, whatever one bundle does with its chunks: an Output
+// that has no room must spill. Input is held back by HTTP/2 flow control, lane
+// by lane. When a worker is lost, all that waits for it fails at once. One
+// worker's garbage fails that worker's stream, one bundle's misbehaviour that
+// bundle.
+//
+// It knows instructions and chunks of bytes. What a pipeline, a coder or an
+// element is, and how workers are started, it leaves to others: see packages
+// runner/bundle and harness.
 package fnapi
 
 import (
@@ -14,33 +28,47 @@ import (
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
-// A BundleStart says how an instruction is to run.
+// A BundleStart says how a bundle is to run.
 type BundleStart struct {
-	Descriptor string // id of a ProcessBundleDescriptor set with SetDescriptor
+	// Descriptor is the id of a ProcessBundleDescriptor set with SetDescriptor.
+	// Bundles that run at once on one worker have descriptors with different
+	// DataURLs: a worker that is slow with one bundle's input leaves the rest of
+	// its lane unread.
+	Descriptor string
 	// Sinks are the transform ids of the descriptor's data sinks, Timers the
 	// transform and family ids: the bundle is complete when the response is
 	// there and each of them has sent its last chunk.
 	Sinks  []string
 	Timers [][2]string
-	// Output takes what the worker sends. Calls for one bundle never overlap.
+	// Output takes what the worker sends; it may be nil if there is no sink.
 	Output Output
-	// State answers state requests; calls may overlap.
+	// State answers state requests; nil refuses them.
 	State       StateHandler
 	CacheTokens []*fnpb.ProcessBundleRequest_CacheToken
-	// Embedded goes inside the request where the SDK can read it there; nil if
-	// input comes by Send.
+	// Embedded is the whole input, with its last marks, for an SDK that declares
+	// CapabilityRequestEmbedding; nil if input comes by Send. Entries without
+	// instruction id get that of the bundle.
 	Embedded *fnpb.Elements
 }
 
-// An Output takes a bundle's chunks. The bytes are valid during the call only.
-// An error fails the bundle; its later chunks are read and thrown away.
+// An Output takes a bundle's chunks. A chunk holds whole elements (or timers),
+// one after the other. Its bytes are valid during the call only. Calls for one
+// bundle never overlap. While a call lasts, nothing else is read from the
+// bundle's lane. An error fails the bundle; its later chunks are read and
+// thrown away.
+//
+// An Output must not call its Bundle's Wait.
 type Output interface {
 	Data(transform string, chunk []byte) error
 	Timers(transform, family string, chunk []byte) error
 }
 
-// A StateHandler answers the state requests of one bundle. An error becomes
-// the response's error text, and is not the end of the bundle by itself.
+// A StateHandler answers the state requests of one bundle, one at a time and in
+// the order in which the worker sent them: SDKs send a clear and the appends
+// after it without waiting in between. An error becomes the response's error
+// text, and is not the end of the bundle by itself. The context ends with the
+// bundle. Returned slices must stay as they are until the response is encoded:
+// for ever, to be sure.
 type StateHandler interface {
 	// Get returns encoded elements and the token of the next page, nil at the end.
 	Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error)
@@ -48,40 +76,18 @@ type StateHandler interface {
 	Clear(ctx context.Context, key *fnpb.StateKey) error
 }
 
-// WorkerAPI is one connected SDK harness (concrete type: *Worker).
-type WorkerAPI interface {
-	ID() string
-	// SetDescriptor makes d known to the worker, which fetches it by its id.
-	SetDescriptor(d *fnpb.ProcessBundleDescriptor)
-	// DataURL is the data endpoint of a lane: concurrent bundles of one worker
-	// use different lanes, each its own URL, so that one can't block another.
-	DataURL(lane int) string
-	StateURL() string
-	// Start sends the ProcessBundleRequest.
-	Start(ctx context.Context, b BundleStart) (BundleAPI, error)
-	// Do sends any other instruction and waits for its response.
-	Do(ctx context.Context, req *fnpb.InstructionRequest) (*fnpb.InstructionResponse, error)
-	// Lost is closed when the worker's control stream has ended; Err says why.
-	Lost() <-chan struct{}
-	Err() error
-}
+// Protocol names of capabilities that this room has an opinion on.
+const (
+	// CapabilityRequestEmbedding is declared by SDKs which read BundleStart.Embedded.
+	CapabilityRequestEmbedding = "beam:protocol:control_request_elements_embedding:v1"
+	// CapabilityResponseEmbedding tells SDKs that output may come inside the
+	// ProcessBundleResponse.
+	CapabilityResponseEmbedding = "beam:protocol:control_response_elements_embedding:v1"
+	// CapabilityShortIDs tells SDKs that metrics may be named by short ids.
+	CapabilityShortIDs = "beam:protocol:monitoring_info_short_ids:v1"
+)
 
-// BundleAPI is one bundle under way (concrete type: *Bundle).
-type BundleAPI interface {
-	// Send gives the worker a chunk of encoded windowed values for a source
-	// transform. It blocks while the worker doesn't read (back-pressure), and
-	// keeps no reference to chunk when it returns. Only one goroutine calls it.
-	Send(ctx context.Context, transform string, chunk []byte) error
-	SendTimers(ctx context.Context, transform, family string, chunk []byte) error
-	// CloseInput sends the last marks for these sources and timer families.
-	CloseInput(ctx context.Context, sources []string, timers [][2]string) error
-	// Wait returns when the bundle is complete: response and all last chunks
-	// (then every Output call has returned). A user error is a *UserError with
-	// the SDK's text, a lost worker a *WorkerLostError.
-	Wait(ctx context.Context) (*fnpb.ProcessBundleResponse, error)
-	Progress(ctx context.Context) (*fnpb.ProcessBundleProgressResponse, error)
-	Split(ctx context.Context, desired map[string]*fnpb.ProcessBundleSplitRequest_DesiredSplit) (*fnpb.ProcessBundleSplitResponse, error)
-	// Abort ends the bundle on our side; late chunks and requests of it are
-	// dropped. Abort after Wait does nothing.
-	Abort(err error)
-}
+// serverCapabilities is what every worker is told that the runner can do.
+// (Whether multimap_keys_values_side_input is possible depends on the
+// StateHandler: see Admission.Capabilities.)
+var serverCapabilities = []string{CapabilityResponseEmbedding, CapabilityShortIDs}

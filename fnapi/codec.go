@@ -1,0 +1,126 @@
+package fnapi
+
+import (
+	"fmt"
+	"math/bits"
+	"sync"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"trestle/internal/invariant"
+)
+
+// A codec carries Elements messages as they are on the wire, so that chunks are
+// neither copied by protobuf nor allocated for. The data service has gRPC
+// servers of its own, whose only message it is.
+type codec struct{}
+
+// Name is that of the codec it stands in for, since SDKs speak protobuf.
+func (codec) Name() string { return "proto" }
+
+// Marshal hands an outgoing message over to gRPC, which frees it once it is
+// written.
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	m, ok := v.(*outgoing)
+	if !ok {
+		return nil, fmt.Errorf("fn api data codec: cannot encode a %T", v)
+	}
+	return mem.BufferSlice{m.release()}, nil
+}
+
+// Unmarshal makes an incoming message contiguous, which copies it once unless it
+// came in one HTTP/2 frame. gRPC frees its own buffers afterwards.
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	m, ok := v.(*incoming)
+	if !ok {
+		return fmt.Errorf("fn api data codec: cannot decode into a %T", v)
+	}
+	m.buffer = data.MaterializeToBuffer(chunks)
+	return nil
+}
+
+// An incoming is an encoded Elements message from a worker.
+type incoming struct {
+	buffer mem.Buffer
+}
+
+// free gives the bytes back to the pool; entries of it are void.
+func (m *incoming) free() {
+	m.buffer.Free()
+	m.buffer = nil
+}
+
+// An outgoing is an encoded Elements message to a worker, in a pooled buffer.
+// It is sent once or freed.
+type outgoing struct {
+	bytes *[]byte // from chunks; nil when released
+}
+
+// newOutgoing makes room for a message of that size.
+func newOutgoing(size int) *outgoing {
+	return &outgoing{bytes: chunks.Get(size)}
+}
+
+// start begins a message of one entry.
+func (m *outgoing) start(number protowire.Number, size int) []byte {
+	return appendHeader((*m.bytes)[:0], number, size)
+}
+
+// finish takes the whole message, which has been appended in place.
+func (m *outgoing) finish(b []byte) *outgoing {
+	invariant.Check(len(b) == len(*m.bytes) && &b[0] == &(*m.bytes)[0], "elements message of %d bytes was measured as %d", len(b), len(*m.bytes))
+	return m
+}
+
+func (m *outgoing) release() mem.Buffer {
+	b := mem.NewBuffer(m.bytes, chunks)
+	m.bytes = nil
+	return b
+}
+
+func (m *outgoing) free() {
+	chunks.Put(m.bytes)
+	m.bytes = nil
+}
+
+// chunks is the pool of all data buffers. Unlike gRPC's, it leaves old bytes
+// in them: they are overwritten anyway, and clearing a megabyte costs as much as
+// copying it.
+var chunks = &chunkPool{}
+
+const (
+	minChunkBits = 8  // 256 B: last marks
+	maxChunkBits = 24 // 16 MiB; Python flushes at 10, Go at 4
+)
+
+// A chunkPool keeps buffers by powers of two. It implements mem.BufferPool.
+// What it holds is the garbage collector's to take.
+type chunkPool struct {
+	byBits [maxChunkBits + 1]sync.Pool // of *[]byte
+}
+
+// Get returns a buffer of that length, with any content.
+func (p *chunkPool) Get(length int) *[]byte {
+	class := max(bits.Len(uint(max(length, 1)-1)), minChunkBits)
+	if class > maxChunkBits {
+		b := make([]byte, length)
+		return &b
+	}
+	if b, ok := p.byBits[class].Get().(*[]byte); ok {
+		*b = (*b)[:length]
+		return b
+	}
+	b := make([]byte, length, 1<<class)
+	return &b
+}
+
+// Put takes a buffer back.
+func (p *chunkPool) Put(b *[]byte) {
+	c := cap(*b)
+	class := bits.Len(uint(c)) - 1
+	if c == 0 || c != 1<<class || class < minChunkBits || class > maxChunkBits {
+		return // too large to keep, or a stranger's
+	}
+	p.byBits[class].Put(b)
+}
