@@ -1,0 +1,432 @@
+package catalog
+
+import (
+	"fmt"
+	"slices"
+
+	"trestle/internal/invariant"
+	"trestle/runner/jobgraph"
+)
+
+// MaxParallelism bounds the tasks of one stage.
+const MaxParallelism = 1 << 17
+
+// Apply folds one record in. An error means that the record doesn't fit and
+// that nothing has changed; equal states give equal errors.
+func (s *State) Apply(r Record) error {
+	if err := s.apply(r); err != nil {
+		return fmt.Errorf("record %q has no effect: %w", r.String(), err)
+	}
+	s.applied++
+	return nil
+}
+
+func (s *State) apply(r Record) error {
+	switch r := r.(type) {
+	case *JobAccepted:
+		return s.accept(r)
+	case *JobRestored:
+		return s.restore(r)
+	case *TasksRestored:
+		return s.restoreTasks(r)
+	case *JobForgotten:
+		return s.forget(r)
+	}
+	j := s.jobs[r.JobID()]
+	if j == nil {
+		return fmt.Errorf("there is no job %s", r.JobID())
+	}
+	if j.State.Terminal() {
+		return fmt.Errorf("the job is %s", j.State)
+	}
+	var err error
+	switch r := r.(type) {
+	case *ParallelismChosen:
+		err = j.choose(r)
+	case *TaskFinished:
+		err = j.finish(r)
+	case *TasksReset:
+		err = j.reset(r)
+	case *StopRequested:
+		err = j.stop(r)
+	case *JobEnded:
+		err = j.end(r)
+	}
+	if err == nil && j.State.Terminal() {
+		s.active = slices.DeleteFunc(s.active, func(a *Job) bool { return a == j })
+	}
+	return err
+}
+
+func (s *State) accept(r *JobAccepted) error {
+	if s.jobs[r.Job] != nil {
+		return fmt.Errorf("the job was accepted before")
+	}
+	if r.KeyGroups < 1 {
+		return fmt.Errorf("it has %d key groups", r.KeyGroups)
+	}
+	index, err := indexGraph(r.Graph)
+	if err != nil {
+		return err
+	}
+	j := &Job{
+		ID: r.Job, Name: r.Name, Accepted: r.At, Options: r.Options, Pipeline: r.Pipeline, Plan: r.Plan,
+		Graph: r.Graph, Priority: r.Priority, KeyGroups: r.KeyGroups, Restart: r.Restart,
+		State: Running, index: index,
+		Stages: make([]*Stage, len(r.Graph.Stages)), Regions: make([]*Region, len(r.Graph.Regions)),
+	}
+	for i, st := range r.Graph.Stages {
+		j.Stages[i] = &Stage{StageChoice: StageChoice{Stage: st.ID}}
+	}
+	for i := range j.Regions {
+		j.Regions[i] = &Region{}
+	}
+	if len(j.Stages) == 0 {
+		j.conclude(Done, r.At, nil) // there is nothing to do
+	}
+	s.add(j)
+	return nil
+}
+
+func (s *State) add(j *Job) {
+	s.jobs[j.ID] = j
+	s.order = append(s.order, j)
+	if !j.State.Terminal() {
+		s.active = append(s.active, j)
+	}
+}
+
+func (s *State) forget(r *JobForgotten) error {
+	j := s.jobs[r.Job]
+	if j == nil || !j.State.Terminal() {
+		return fmt.Errorf("there is no ended job %s", r.Job)
+	}
+	delete(s.jobs, r.Job)
+	s.order = slices.DeleteFunc(s.order, func(o *Job) bool { return o == j })
+	return nil
+}
+
+func (j *Job) choose(r *ParallelismChosen) error {
+	at, ok := j.index.regions[r.Region]
+	if !ok {
+		return fmt.Errorf("there is no region %s", r.Region)
+	}
+	stages := j.Graph.Regions[at].Stages
+	if len(stages) != len(r.Stages) {
+		return fmt.Errorf("region %s has %d stages, not %d", r.Region, len(stages), len(r.Stages))
+	}
+	for i, c := range r.Stages {
+		if c.Stage != stages[i] {
+			return fmt.Errorf("stage %d of region %s is %s, not %s", i, r.Region, stages[i], c.Stage)
+		}
+		st := j.Stages[j.index.stages[c.Stage]]
+		if st.Finished > 0 {
+			return fmt.Errorf("tasks of stage %s have finished", c.Stage)
+		}
+		if err := checkChoice(j.Graph.Stages[j.index.stages[c.Stage]], &c); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.Stages {
+		j.Stages[j.index.stages[c.Stage]].choose(c)
+	}
+	j.Regions[at].Chosen, j.Regions[at].Slots, j.Regions[at].Why = r.At, r.Slots, r.Why
+	return nil
+}
+
+func checkChoice(st *jobgraph.Stage, c *StageChoice) error {
+	if c.Parallelism < 1 || c.Parallelism > MaxParallelism {
+		return fmt.Errorf("stage %s can't have %d tasks", st.ID, c.Parallelism)
+	}
+	if len(c.Inputs) != len(st.Inputs) || len(c.Outputs) != len(st.Outputs) {
+		return fmt.Errorf("the choice for stage %s doesn't name its inputs and outputs", st.ID)
+	}
+	for i, in := range c.Inputs {
+		if in.Dataset != st.Inputs[i] {
+			return fmt.Errorf("input %d of stage %s is %s, not %s", i, st.ID, st.Inputs[i], in.Dataset)
+		}
+		cut := in.Reading == ReadRange || in.Reading == ReadPointwise
+		if cut && (len(in.Cuts) != c.Parallelism+1 || !slices.IsSorted(in.Cuts) || in.Cuts[0] < 0) {
+			return fmt.Errorf("the cuts of input %s of stage %s don't make %d parts", in.Dataset, st.ID, c.Parallelism)
+		}
+	}
+	for i, out := range c.Outputs {
+		if out.Dataset != st.Outputs[i] || out.Subpartitions < 1 {
+			return fmt.Errorf("output %d of stage %s: %s in %d sub-partitions", i, st.ID, out.Dataset, out.Subpartitions)
+		}
+	}
+	return nil
+}
+
+// choose fixes the stage's tasks. Attempts go on from where those of an
+// earlier choice were: no two tasks ever share an id.
+func (s *Stage) choose(c StageChoice) {
+	var first uint32
+	for i := range s.Tasks {
+		first = max(first, s.Tasks[i].Attempt+1)
+	}
+	old := s.Tasks
+	s.StageChoice = c
+	s.Tasks = make([]Task, c.Parallelism)
+	for i := range s.Tasks {
+		s.Tasks[i].Attempt = first
+		if i < len(old) {
+			s.Tasks[i].Failures, s.Tasks[i].Losses, s.Tasks[i].NotBefore = old[i].Failures, old[i].Losses, old[i].NotBefore
+		}
+	}
+	if len(old) > 0 {
+		s.Queue++
+	}
+}
+
+// task returns the task, or an error that says why there is none.
+func (j *Job) task(id TaskID) (*Stage, *Task, error) {
+	at, ok := j.index.stages[id.Stage]
+	if !ok {
+		return nil, nil, fmt.Errorf("there is no stage %s", id.Stage)
+	}
+	st := j.Stages[at]
+	if id.Index < 0 || id.Index >= len(st.Tasks) {
+		return nil, nil, fmt.Errorf("stage %s has %d tasks", id.Stage, len(st.Tasks))
+	}
+	t := &st.Tasks[id.Index]
+	if t.Attempt != id.Attempt {
+		return nil, nil, fmt.Errorf("the task's attempt is %d", t.Attempt)
+	}
+	return st, t, nil
+}
+
+func (j *Job) finish(r *TaskFinished) error {
+	st, t, err := j.task(r.Task)
+	if err != nil {
+		return err
+	}
+	if t.Done != nil {
+		return fmt.Errorf("the attempt has finished before")
+	}
+	if len(r.Outputs) != len(st.Outputs) {
+		return fmt.Errorf("stage %s has %d outputs, not %d", r.Task.Stage, len(st.Outputs), len(r.Outputs))
+	}
+	for i, o := range r.Outputs {
+		if o.Dataset != st.Outputs[i].Dataset {
+			return fmt.Errorf("output %d of stage %s is %s, not %s", i, r.Task.Stage, st.Outputs[i].Dataset, o.Dataset)
+		}
+	}
+	t.Done = r
+	st.Finished++
+	if !st.Complete() {
+		return nil
+	}
+	j.finished++
+	if j.finished == len(j.Stages) {
+		j.conclude(j.natural(), r.Ended, nil)
+	}
+	return nil
+}
+
+// natural is the state in which the job ends when all its work is done.
+func (j *Job) natural() JobState {
+	switch j.State {
+	case Cancelling:
+		return Cancelled // as its client was told
+	case Draining:
+		return Drained
+	}
+	return Done
+}
+
+func (j *Job) reset(r *TasksReset) error {
+	for _, rs := range [][]TaskRange{r.Tasks, r.Blamed} {
+		for _, x := range rs {
+			at, ok := j.index.stages[x.Stage]
+			if !ok || x.Lo < 0 || x.Lo >= x.Hi || x.Hi > len(j.Stages[at].Tasks) {
+				return fmt.Errorf("there are no tasks %s", ranges([]TaskRange{x}))
+			}
+		}
+	}
+	for _, q := range r.Queues {
+		if _, ok := j.index.stages[q]; !ok {
+			return fmt.Errorf("there is no stage %s", q)
+		}
+	}
+	for _, x := range r.Tasks {
+		j.takeBack(x)
+	}
+	for _, x := range r.Blamed {
+		st := j.Stages[j.index.stages[x.Stage]]
+		for i := x.Lo; i < x.Hi; i++ {
+			st.Tasks[i].blame(r)
+		}
+	}
+	for _, q := range r.Queues {
+		j.Stages[j.index.stages[q]].Queue++
+	}
+	j.noteFailure(r)
+	return nil
+}
+
+// takeBack gives the tasks new attempts, and forgets that any had finished.
+func (j *Job) takeBack(x TaskRange) {
+	st := j.Stages[j.index.stages[x.Stage]]
+	wasComplete := st.Complete()
+	for i := x.Lo; i < x.Hi; i++ {
+		t := &st.Tasks[i]
+		t.Attempt++
+		if t.Done != nil {
+			t.Done = nil
+			st.Finished--
+		}
+	}
+	if wasComplete && !st.Complete() {
+		j.finished--
+	}
+}
+
+func (t *Task) blame(r *TasksReset) {
+	if r.Failure.Kind.Blameless() {
+		t.Losses++
+	} else {
+		t.Failures++
+	}
+	if r.Delay > 0 {
+		t.NotBefore = r.At.Add(r.Delay)
+	}
+}
+
+func (j *Job) noteFailure(r *TasksReset) {
+	j.Restarts++
+	if j.Failures = append(j.Failures, r.Failure); len(j.Failures) > maxFailures {
+		j.Failures = slices.Delete(j.Failures, 0, 1)
+	}
+	if r.Failure.Kind.Blameless() {
+		return
+	}
+	j.Delay = r.Delay
+	if j.FailureTimes = append(j.FailureTimes, r.At); len(j.FailureTimes) > maxFailureTimes {
+		j.FailureTimes = slices.Delete(j.FailureTimes, 0, 1)
+	}
+}
+
+func (j *Job) stop(r *StopRequested) error {
+	switch {
+	case r.Mode == StopCancel && j.State != Cancelling:
+		j.State = Cancelling
+	case r.Mode == StopDrain && j.State == Running:
+		j.State = Draining
+	default:
+		return fmt.Errorf("the job is %s", j.State)
+	}
+	return nil
+}
+
+func (j *Job) end(r *JobEnded) error {
+	if !r.State.Terminal() {
+		return fmt.Errorf("%s is no end", r.State)
+	}
+	j.conclude(r.State, r.At, r.Failure)
+	return nil
+}
+
+// conclude ends the job and lets go of what only a running job needs.
+func (j *Job) conclude(state JobState, at Instant, why *Failure) {
+	invariant.Check(state.Terminal(), "job %s would end as %s", j.ID, state)
+	j.State, j.Ended, j.Failure = state, at, why
+	for _, st := range j.Stages {
+		for i := range st.Tasks {
+			if t := &st.Tasks[i]; t.Done != nil {
+				t.Done = t.Done.withoutSketches()
+			}
+		}
+	}
+}
+
+// withoutSketches is the record as history needs it. Records are shared and
+// never changed, so it is a copy.
+func (r *TaskFinished) withoutSketches() *TaskFinished {
+	c := *r
+	c.Outputs = slices.Clone(r.Outputs)
+	for i := range c.Outputs {
+		c.Outputs[i].Sketch = nil
+	}
+	return &c
+}
+
+// indexGraph checks that a graph is whole and indexes it. A graph comes from
+// region.Compute, but by way of a disk.
+func indexGraph(g *jobgraph.Graph) (*graphIndex, error) {
+	if g == nil {
+		return nil, fmt.Errorf("it has no graph")
+	}
+	x := &graphIndex{
+		stages:   make(map[jobgraph.StageID]int, len(g.Stages)),
+		datasets: make(map[jobgraph.DatasetID]*jobgraph.Dataset, len(g.Datasets)),
+		regions:  make(map[jobgraph.RegionID]int, len(g.Regions)),
+		regionOf: make([]int, len(g.Stages)),
+	}
+	for i, st := range g.Stages {
+		if st == nil {
+			return nil, fmt.Errorf("its stage %d is missing", i)
+		}
+		if _, twice := x.stages[st.ID]; twice {
+			return nil, fmt.Errorf("it has two stages %s", st.ID)
+		}
+		x.stages[st.ID] = i
+		x.regionOf[i] = -1
+	}
+	if err := x.addDatasets(g); err != nil {
+		return nil, err
+	}
+	return x, x.addRegions(g)
+}
+
+func (x *graphIndex) addDatasets(g *jobgraph.Graph) error {
+	for i, d := range g.Datasets {
+		if d == nil {
+			return fmt.Errorf("its dataset %d is missing", i)
+		}
+		if x.datasets[d.ID] != nil {
+			return fmt.Errorf("it has two datasets %s", d.ID)
+		}
+		x.datasets[d.ID] = d
+		for _, id := range append([]jobgraph.StageID{d.Producer}, d.Consumers...) {
+			if _, ok := x.stages[id]; !ok {
+				return fmt.Errorf("dataset %s names stage %q, which there is not", d.ID, id)
+			}
+		}
+	}
+	for _, st := range g.Stages {
+		for _, ids := range [][]jobgraph.DatasetID{st.Inputs, st.SideInputs, st.Outputs} {
+			for _, id := range ids {
+				if x.datasets[id] == nil {
+					return fmt.Errorf("stage %s names dataset %q, which there is not", st.ID, id)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (x *graphIndex) addRegions(g *jobgraph.Graph) error {
+	for i, r := range g.Regions {
+		if r == nil {
+			return fmt.Errorf("its region %d is missing", i)
+		}
+		if _, twice := x.regions[r.ID]; twice {
+			return fmt.Errorf("it has two regions %s", r.ID)
+		}
+		x.regions[r.ID] = i
+		for _, id := range r.Stages {
+			at, ok := x.stages[id]
+			if !ok || x.regionOf[at] >= 0 {
+				return fmt.Errorf("region %s names stage %q, which there is not or which is in another", r.ID, id)
+			}
+			x.regionOf[at] = i
+		}
+	}
+	for i, r := range x.regionOf {
+		if r < 0 {
+			return fmt.Errorf("its stage %s is in no region", g.Stages[i].ID)
+		}
+	}
+	return nil
+}
