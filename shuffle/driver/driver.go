@@ -53,8 +53,8 @@ type Driver interface {
 	// Create starts a partition. An id can be created once, also after its
 	// release, until its job is released.
 	Create(id PartitionID, subpartitions int) (Partition, error)
-	// Open reads sub-partitions [lo, hi) of one partition that is closed
-	// (blocking drivers), or that may still be written or even not be created
+	// Open reads sub-partitions [lo, hi) of partitions that are closed
+	// (blocking drivers), or may still be written or even not be created
 	// yet (pipelined ones). A missing or damaged one is a *PartitionError.
 	Open(parts []PartitionID, lo, hi int) (Reader, error)
 	// Release forgets partitions and frees what they hold, once nobody reads
