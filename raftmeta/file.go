@@ -94,7 +94,7 @@ func scan(ctx context.Context, file *os.File, fold func(catalog.Record) error) (
 			return end, batch, nil // what there is of an unfinished batch is cut
 		}
 		if err == nil && h.batch != batch+1 {
-			err = fmt.Errorf("batch %d follows batch %d", h.batch, batch)
+			return end, batch, &CorruptError{file.Name(), at, fmt.Errorf("batch %d follows batch %d", h.batch, batch)}
 		}
 		if err != nil {
 			return end, batch, judge(file, at, batch+1, err)
@@ -115,8 +115,10 @@ func scan(ctx context.Context, file *os.File, fold func(catalog.Record) error) (
 	}
 }
 
-// readFrame reads the next frame. io.EOF means that there is none, any other
-// error that there is none which is whole.
+// errHeader is for bytes where a header should be that are none.
+var errHeader = errors.New("the frame's header doesn't match its checksum")
+
+// readFrame reads the next frame. io.EOF means that there is none.
 func readFrame(in *bufio.Reader) (header, catalog.Record, error) {
 	var b [headerBytes]byte
 	if _, err := io.ReadFull(in, b[:]); err != nil {
@@ -124,7 +126,7 @@ func readFrame(in *bufio.Reader) (header, catalog.Record, error) {
 	}
 	h, ok := parseHeader(b[:])
 	if !ok {
-		return h, nil, errors.New("the frame's header doesn't match its checksum")
+		return h, nil, errHeader
 	}
 	if h.length == 0 {
 		return h, nil, nil
@@ -142,6 +144,10 @@ func readFrame(in *bufio.Reader) (header, catalog.Record, error) {
 // torn lacks something: its end, or a sector that was never written. Whole but
 // wrong bytes were changed after they were written.
 func judge(file *os.File, at int64, batch uint64, cause error) error {
+	torn := errors.Is(cause, io.ErrUnexpectedEOF)
+	if !torn && !errors.Is(cause, errHeader) && !errors.Is(cause, catalog.ErrChecksum) {
+		return fmt.Errorf("journal file %s at offset %d: %w", file.Name(), at, cause) // whole, but not to be understood
+	}
 	corrupt := &CorruptError{file.Name(), at, cause}
 	stat, err := file.Stat()
 	if err != nil {
@@ -156,7 +162,7 @@ func judge(file *os.File, at int64, batch uint64, cause error) error {
 			return corrupt
 		}
 	}
-	if errors.Is(cause, io.ErrUnexpectedEOF) {
+	if torn {
 		return nil
 	}
 	for lo := int64(0); lo < int64(len(tail)); {

@@ -202,7 +202,7 @@ func (l *Log) Compact(ctx context.Context, snapshot func() iter.Seq[catalog.Reco
 	}
 	old := l.file
 	if err := l.begin(l.number+1, snapshot()); err != nil {
-		l.err = err
+		l.shrinkAt = 2 * l.size // the old file is as good as before; try again later
 		return err
 	}
 	// The new file is in place; the old one is only in the way.
@@ -215,64 +215,57 @@ func (l *Log) Compact(ctx context.Context, snapshot func() iter.Seq[catalog.Reco
 // it. It appears under its name when it is whole.
 func (l *Log) begin(number uint64, records iter.Seq[catalog.Record]) error {
 	name := fileName(l.dir, number)
-	size, err := writeWhole(name+".new", records)
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err == nil {
-		err = syncDir(l.dir)
-	}
+	file, size, err := writeWhole(name+".new", records)
 	if err != nil {
 		_ = os.Remove(name + ".new")
 		return fmt.Errorf("begin journal file: %w", err)
 	}
-	file, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("begin journal file: %w", err)
+	if err = os.Rename(name+".new", name); err == nil {
+		err = syncDir(l.dir)
 	}
-	if _, err := file.Seek(size, io.SeekStart); err != nil {
+	if err != nil {
+		// Nobody knows now which file the next process will find.
 		_ = file.Close()
-		return fmt.Errorf("begin journal file: %w", err)
+		l.err = fmt.Errorf("begin journal file: %w", err)
+		return l.err
 	}
 	l.file, l.number, l.size, l.batch = file, number, size, 1
 	l.shrinkAt = max(compactAbove, 2*size)
 	return nil
 }
 
-// writeWhole writes and syncs a file whose first batch is the records.
-func writeWhole(name string, records iter.Seq[catalog.Record]) (size int64, err error) {
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// writeWhole writes and syncs a file whose first batch is the records, and
+// leaves it open for more.
+func writeWhole(name string, records iter.Seq[catalog.Record]) (_ *os.File, size int64, err error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	w := bufio.NewWriterSize(file, 1<<20)
-	count := func(b []byte) error {
+	defer func() {
+		if err != nil {
+			_ = file.Close()
+		}
+	}()
+	w := bufio.NewWriterSize(file, 1<<20) // it keeps the first error, for Flush to tell
+	put := func(b []byte) {
 		size += int64(len(b))
-		_, err := w.Write(b)
-		return err
+		_, _ = w.Write(b)
 	}
-	if err := count([]byte(magic)); err != nil {
-		return 0, err
-	}
+	put([]byte(magic))
 	var frame []byte
 	for r := range records {
 		payload, err := catalog.Encode(r)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		frame = appendFrame(frame[:0], 1, false, payload)
-		if err := count(frame); err != nil {
-			return 0, err
-		}
+		put(frame)
 	}
-	if err := count(appendFrame(frame[:0], 1, true, nil)); err != nil {
-		return 0, err
-	}
+	put(appendFrame(frame[:0], 1, true, nil))
 	if err := w.Flush(); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	return size, file.Sync()
+	return file, size, file.Sync()
 }
 
 // Close lets go of the directory. Appends that come later fail.

@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -23,6 +24,9 @@ const (
 	// maxBodyBytes bounds a body once it is inflated.
 	maxBodyBytes = 64 << 20
 )
+
+// ErrChecksum is for bytes that are not those that were encoded.
+var ErrChecksum = errors.New("the record doesn't match its checksum")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -50,11 +54,11 @@ func Encode(r Record) ([]byte, error) {
 // Decode reads what Encode wrote, in this version or an earlier one.
 func Decode(data []byte) (Record, error) {
 	if len(data) < headerBytes+checksumBytes {
-		return nil, fmt.Errorf("record of %d bytes: too short", len(data))
+		return nil, fmt.Errorf("record of %d bytes is too short: %w", len(data), ErrChecksum)
 	}
 	inside, sum := data[:len(data)-checksumBytes], binary.LittleEndian.Uint32(data[len(data)-checksumBytes:])
 	if crc32.Checksum(inside, castagnoli) != sum {
-		return nil, fmt.Errorf("record of %d bytes: checksum doesn't match", len(data))
+		return nil, ErrChecksum
 	}
 	if v := data[0]; v != version {
 		return nil, fmt.Errorf("record has format version %d; this program reads version %d: use a newer one", v, version)

@@ -9,6 +9,8 @@
 // A Graph is immutable once region.Compute has returned it.
 package jobgraph
 
+import "strconv"
+
 // Ids are unique within one job and are the same whenever the same pipeline is
 // fused again.
 type (
@@ -93,6 +95,12 @@ type Dataset struct {
 // AllToAll reports whether every consumer task may read from every partition.
 func (d *Dataset) AllToAll() bool { return d.Partitioning != Forward }
 
+// A Partition names what one attempt of one producer task writes of a dataset.
+type Partition struct {
+	Index   int
+	Attempt uint32
+}
+
 // A Region is a set of stages that run together: no blocking edge inside, no
 // pipelined edge to the outside.
 type Region struct {
@@ -106,33 +114,53 @@ type Region struct {
 
 // Stage returns the stage with that id, or nil.
 func (g *Graph) Stage(id StageID) *Stage {
-	for _, s := range g.Stages {
-		if s.ID == id {
-			return s
-		}
+	i := position(string(id), 's', len(g.Stages), func(i int) string { return string(g.Stages[i].ID) })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return g.Stages[i]
 }
 
 // Dataset returns the dataset with that id, or nil.
 func (g *Graph) Dataset(id DatasetID) *Dataset {
-	for _, d := range g.Datasets {
-		if d.ID == id {
-			return d
-		}
+	i := position(string(id), 'd', len(g.Datasets), func(i int) string { return string(g.Datasets[i].ID) })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return g.Datasets[i]
+}
+
+// Region returns the region with that id, or nil.
+func (g *Graph) Region(id RegionID) *Region {
+	i := position(string(id), 'r', len(g.Regions), func(i int) string { return string(g.Regions[i].ID) })
+	if i < 0 {
+		return nil
+	}
+	return g.Regions[i]
 }
 
 // RegionOf returns the region that holds the stage, or nil before
 // region.Compute.
 func (g *Graph) RegionOf(id StageID) *Region {
-	for _, r := range g.Regions {
-		for _, s := range r.Stages {
-			if s == id {
-				return r
-			}
+	s := g.Stage(id)
+	if s == nil {
+		return nil
+	}
+	return g.Region(s.Region)
+}
+
+// position finds an id among n. Fusion numbers in order (s1 stands first), so
+// the number tells the place; ids made otherwise are searched for.
+func position(id string, letter byte, n int, at func(int) string) int {
+	if len(id) > 1 && id[0] == letter {
+		if k, err := strconv.Atoi(id[1:]); err == nil && k >= 1 && k <= n && at(k-1) == id {
+			return k - 1
 		}
 	}
-	return nil
+	for i := range n {
+		if at(i) == id {
+			return i
+		}
+	}
+	return -1
 }

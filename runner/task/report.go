@@ -16,9 +16,15 @@ type Report struct {
 // a JobManager, or came back from its own disk.
 type Inventory struct {
 	// Running are the attempts that run and will be reported on.
-	Running []ID
+	Running []RunningTask
 	// Held are the partitions that it can serve.
 	Held []HeldPartitions
+}
+
+// A RunningTask is an attempt that runs in a slot.
+type RunningTask struct {
+	ID
+	Slot int
 }
 
 // HeldPartitions are partitions of one dataset.

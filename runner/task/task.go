@@ -42,10 +42,7 @@ type Input struct {
 
 // A Partition is one producer task's output. (Where it is comes with the
 // second TaskManager.)
-type Partition struct {
-	Index   int
-	Attempt uint32
-}
+type Partition = jobgraph.Partition
 
 // An Output tells how many sub-partitions to write of a dataset.
 type Output struct {
