@@ -18,6 +18,9 @@ type Plan struct {
 	// worker and runner have wire coders already: every part that the runner
 	// can't cut is length prefixed.
 	Components *pipepb.Components
+	// Declared maps those collections whose wire coder isn't the coder that SDKs
+	// know them by to the latter; see graph.Collection.
+	Declared map[string]string
 }
 
 // A Stage is how one stage of the job graph does its work.
