@@ -3,8 +3,8 @@
 // A rewrite is a function from graph to graph that changes how a pipeline is
 // computed and never what. Apply does all of them, in one order that is written
 // down in one list. What Apply returns holds no splittable DoFn and no combine
-// as a whole any more, every collection has a coder that the runner can cut,
-// and all inputs of a Flatten have the coder of its output.
+// as a whole any more; every collection has a coder that the runner can cut;
+// and what a Flatten or Reshuffle hands on has one coder on both sides.
 //
 // Rewrites are pure, and give new transforms and collections names that depend
 // on the pipeline alone: fusing again must give the same stages.
@@ -22,8 +22,27 @@ type Options struct {
 	NoLifting bool
 }
 
+// A rewrite makes a new graph. It may keep what it doesn't change.
+type rewrite func(*graph.Graph, Options) (*graph.Graph, error)
+
+// rewrites are done in this order. Coders come after all that makes
+// collections, and transcoding after them, since it compares them.
+var rewrites = []rewrite{
+	combines,
+	stableInputs,
+	splittables,
+	wireCoders,
+	transcoding,
+}
+
 // Apply gives the graph that is to be fused. It doesn't change g. The error
 // joins a *graph.PipelineError for each thing that can't be run.
 func Apply(g *graph.Graph, opts Options) (*graph.Graph, error) {
+	for _, r := range rewrites {
+		var err error
+		if g, err = r(g, opts); err != nil {
+			return nil, err
+		}
+	}
 	return g, nil
 }
