@@ -30,9 +30,9 @@ type booted struct {
 }
 
 // boot starts a worker and waits until it has connected.
-func (f *fleet) boot(id string) (booted, error) {
+func (f *fleet) boot(name string) (booted, error) {
 	worker, err := f.pool.endpoints.Admit(Admission{
-		WorkerID:      id,
+		Name:          name,
 		Job:           f.request.Job,
 		EnvironmentID: f.request.EnvironmentID,
 		Lanes:         f.shape.lanes,
@@ -43,6 +43,7 @@ func (f *fleet) boot(id string) (booted, error) {
 	if err != nil {
 		return booted{}, fmt.Errorf("admit a worker: %w", err)
 	}
+	id := worker.ID()
 	ctx, cancel := context.WithTimeout(f.ctx, f.pool.options.StartTimeout)
 	defer cancel()
 	inst, err := f.plan.launch.launch(ctx, f, f.told(id))

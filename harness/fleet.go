@@ -3,7 +3,6 @@ package harness
 import (
 	"container/list"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -234,7 +233,7 @@ func (f *fleet) bury(m *member, err error) {
 // serveOnce starts a worker, lets it be leased, and returns when it is lost or
 // the fleet halted and nothing of it is left.
 func (f *fleet) serveOnce(m *member) (useful bool, err error) {
-	b, err := f.boot(workerID(f.request.EnvironmentID, m.number))
+	b, err := f.boot(workerName(f.request.EnvironmentID, m.number))
 	if err != nil {
 		f.pool.mu.Lock()
 		m.starting = false
@@ -255,7 +254,7 @@ func (f *fleet) serveOnce(m *member) (useful bool, err error) {
 	}
 
 	f.pool.mu.Lock()
-	m.stint, s.ended = nil, true
+	m.stint = nil
 	useful = s.useful
 	f.pool.mu.Unlock()
 
@@ -291,14 +290,14 @@ func (f *fleet) removeDir() {
 	}
 }
 
-// workerID is the single-use identity of a worker. The environment's id comes
-// from outside and is for people only, so little of it is kept.
-func workerID(environment string, number int) string {
+// workerName is how a worker is called among people. The environment's id
+// comes from outside, so little of it is kept.
+func workerName(environment string, number int) string {
 	name := make([]byte, 0, 24)
 	for _, c := range []byte(environment) {
 		if len(name) < 24 && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-') {
 			name = append(name, c)
 		}
 	}
-	return fmt.Sprintf("%s-%d-%s", name, number, rand.Text())
+	return fmt.Sprintf("%s-%d", name, number)
 }

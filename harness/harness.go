@@ -31,8 +31,9 @@ import (
 
 // Endpoints is the Fn API server as the pool needs it.
 type Endpoints interface {
-	// Admit lets one worker connect with the id of the admission. The identity
-	// is for a single use: a second connection under it is refused.
+	// Admit lets one worker connect. Its id is random and for a single use: a
+	// second connection under it is refused. The id begins with the admission's
+	// name, and holds nothing but letters, digits, "-" and "_".
 	Admit(a Admission) (Worker, error)
 	// Addresses tells where workers connect.
 	Addresses() Addresses
@@ -48,7 +49,7 @@ type Addresses struct {
 // An Admission is what the Fn API server must know of a worker to come, to
 // answer its provision request among other things.
 type Admission struct {
-	WorkerID      string // random, unguessable
+	Name          string // the beginning of the worker's id, for people
 	Job           string
 	EnvironmentID string
 	Lanes         int

@@ -38,15 +38,16 @@ type stint struct {
 	lanes  []bool // taken ones
 	taken  int    // how many
 	useful bool   // a lease of it was released while it lived: it is not dying of its start
-	ended  bool   // gives no more leases
 
 	obituary string // set before gone is closed
 }
 
 // free returns a lane that nobody has, or -1.
 func (s *stint) free() int {
-	if s.ended {
+	select {
+	case <-s.worker.Lost():
 		return -1
+	default:
 	}
 	for lane, taken := range s.lanes {
 		if !taken {

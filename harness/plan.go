@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
+	"trestle/harness/child"
 	"trestle/harness/contract"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -169,8 +169,8 @@ func (p *Pool) planProcess(env *pipepb.Environment) (launcher, error) {
 		}
 		path = absolute
 	}
-	if _, err := exec.LookPath(path); err != nil {
-		return nil, fmt.Errorf("process environment: no program %q on this host; the command is run without a shell, so it names one program: put arguments into a script", command)
+	if err := child.Runnable(path); err != nil {
+		return nil, fmt.Errorf("process environment: %w", err)
 	}
 	return &process{name: fmt.Sprintf("worker process %q", command), path: path, env: payload.GetEnv()}, nil
 }

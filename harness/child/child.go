@@ -299,3 +299,11 @@ func (k *Keeper) Close() {
 	k.work.Wait()
 	k.guard.close()
 }
+
+// Runnable says whether Start would find the program.
+func Runnable(path string) error {
+	if _, err := exec.LookPath(path); err != nil {
+		return startError(path, err)
+	}
+	return nil
+}
