@@ -64,6 +64,9 @@ func (w *Worker) Start(ctx context.Context, start BundleStart) (*Bundle, error) 
 	}
 	w.bundles[b.id] = b // known before the worker can send anything for it
 	w.mu.Unlock()
+	if stream, _ := w.lanes[b.lane].current(); stream != nil {
+		b.claim(stream) // and so shares its fate from now on
+	}
 
 	err = w.request(ctx, &fnpb.InstructionRequest{
 		InstructionId: b.id,

@@ -115,6 +115,7 @@ func (d *dataService) data(stream grpc.ServerStream) error {
 	s := &dataStream{worker: w, stream: stream, out: make(chan *outgoing, 2), ended: make(chan struct{})}
 	l := &w.lanes[d.lane]
 	l.enter(s)
+	w.adopt(d.lane, s)
 	d.server.tasks.Go(s.write)
 	d.server.tasks.Go(func() { s.end(s.read()) })
 	select {
@@ -204,6 +205,17 @@ func (s *dataStream) route(msg []byte) error {
 			continue
 		}
 		b.deliver(&e)
+	}
+}
+
+// adopt gives the bundles that wait for their lane's stream to it.
+func (w *Worker) adopt(lane int, s *dataStream) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for _, b := range w.bundles {
+		if b.lane == lane {
+			b.claim(s)
+		}
 	}
 }
 
