@@ -36,7 +36,7 @@ type Settings struct {
 // The values that options may have.
 var (
 	ExchangeModes     = []string{"all-blocking", "pointwise-pipelined", "all-pipelined"}
-	RestartStrategies = []string{"none", "fixed-delay", "exponential-delay", "failure-rate"}
+	RestartStrategies = []string{"none", "fixed-delay", "exponential", "failure-rate"}
 )
 
 // An option is one that the runner reads. This table is all there is to know
@@ -57,13 +57,13 @@ var options = []option{
 		"What to do when a task fails: " + strings.Join(RestartStrategies, ", ") + ". The default is the server's.",
 		oneOf(RestartStrategies, func(s *Settings) *string { return &s.RestartStrategy })},
 	{"restart_attempts", jobpb.PipelineOptionType_INTEGER, "",
-		"Restarts after which the job fails: in all (fixed-delay, exponential-delay) or within restart_interval (failure-rate).",
+		"Restarts after which the job fails: in all (fixed-delay, exponential) or within restart_interval (failure-rate).",
 		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.RestartAttempts })},
 	{"restart_delay", jobpb.PipelineOptionType_STRING, "",
-		"Time before a restart, such as 10s; with exponential-delay, before the first one.",
+		"Time before a restart, such as 10s; with exponential, before the first one.",
 		duration(func(s *Settings) *time.Duration { return &s.RestartDelay })},
 	{"restart_max_delay", jobpb.PipelineOptionType_STRING, "",
-		"Longest time before a restart with exponential-delay.",
+		"Longest time before a restart with exponential.",
 		duration(func(s *Settings) *time.Duration { return &s.RestartMaxDelay })},
 	{"restart_interval", jobpb.PipelineOptionType_STRING, "",
 		"Time in which failure-rate counts restarts.",

@@ -1,0 +1,161 @@
+// Package node joins the rooms of Trestle to a running process. It is the only
+// package that sees all of them, and decides nothing that they could.
+//
+// Config holds all that can be set. One table (Settings) says how each setting
+// is called, written and explained; flags, TRESTLE_ environment variables and
+// the config file are all read by it.
+//
+// A Node is an embedded Trestle: JobManager and one TaskManager in one process.
+// Run serves until its context ends and leaves no goroutine, child process or
+// temporary file behind.
+package node
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Config is all that can be set. Start from Defaults.
+type Config struct {
+	JobAddr   string
+	WebAddr   string
+	Data      string
+	ReadyFile string
+
+	Memory                Size
+	Slots                 int
+	WorkersPerEnvironment int
+	WorkerStartTimeout    time.Duration
+
+	ExchangeMode    string
+	RestartStrategy string
+	RestartAttempts int
+	RestartDelay    time.Duration
+	RestartMaxDelay time.Duration
+	RestartInterval time.Duration
+	TargetTaskSize  Size
+
+	InsecureListen           bool
+	AllowProcessEnvironments string // "auto", "all", "none", or commands with commas between
+	PreparedTTL              time.Duration
+	MessageLogSize           Size
+	MaxArtifactSize          Size
+	HistoryJobs              int
+	LogLevel                 string
+	LogFormat                string
+	Profiles                 bool
+	StopTimeout              time.Duration
+}
+
+// Defaults are the settings of a Trestle that was told nothing.
+func Defaults() Config {
+	return Config{
+		JobAddr:                  "127.0.0.1:8099",
+		WebAddr:                  "127.0.0.1:8081",
+		Data:                     "trestle-data",
+		Memory:                   Size(machineMemory() / 2),
+		Slots:                    runtime.GOMAXPROCS(0),
+		WorkerStartTimeout:       time.Minute,
+		ExchangeMode:             "pointwise-pipelined",
+		RestartStrategy:          "fixed-delay",
+		RestartAttempts:          2,
+		RestartDelay:             250 * time.Millisecond,
+		RestartMaxDelay:          time.Minute,
+		RestartInterval:          10 * time.Minute,
+		TargetTaskSize:           64 << 20,
+		AllowProcessEnvironments: "auto",
+		PreparedTTL:              time.Hour,
+		MessageLogSize:           64 << 20,
+		MaxArtifactSize:          8 << 30,
+		HistoryJobs:              1000,
+		LogLevel:                 "info",
+		LogFormat:                "text",
+		StopTimeout:              8 * time.Second,
+	}
+}
+
+// leastMemory is what a process needs to move data at all.
+const leastMemory = 64 << 20
+
+// Validate tells all that is wrong with a Config, in the settings' names.
+func (c *Config) Validate() []error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Slots < 1 || c.Slots > 4096 {
+		bad("--slots=%d: must be from 1 to 4096", c.Slots)
+	}
+	if c.Memory < leastMemory {
+		bad("--memory=%s: must be at least %s", c.Memory, Size(leastMemory))
+	}
+	if c.WorkersPerEnvironment < 0 || c.WorkersPerEnvironment > 1024 {
+		bad("--workers-per-environment=%d: must be from 0 (chosen by the runner) to 1024", c.WorkersPerEnvironment)
+	}
+	oneOf := func(name, value string, values ...string) {
+		for _, v := range values {
+			if v == value {
+				return
+			}
+		}
+		bad("--%s=%s: must be one of %s", name, value, strings.Join(values, ", "))
+	}
+	oneOf("exchange-mode", c.ExchangeMode, "all-blocking", "pointwise-pipelined", "all-pipelined")
+	oneOf("restart-strategy", c.RestartStrategy, "none", "fixed-delay", "exponential", "failure-rate")
+	oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error")
+	oneOf("log-format", c.LogFormat, "text", "json")
+	if c.RestartAttempts < 0 {
+		bad("--restart-attempts=%d: must not be negative", c.RestartAttempts)
+	}
+	if c.Data == "" {
+		bad("--data: a directory is needed")
+	}
+	for _, a := range []struct{ name, addr string }{{"job-addr", c.JobAddr}, {"web-addr", c.WebAddr}} {
+		if err := checkAddress(a.addr, c.InsecureListen); err != nil {
+			bad("--%s=%s: %w", a.name, a.addr, err)
+		}
+	}
+	return errs
+}
+
+// checkAddress refuses what is open to the network by accident. No Beam SDK
+// can show who it is to a job endpoint, so whoever reaches it may run code.
+func checkAddress(addr string, insecure bool) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("must be HOST:PORT: %w", err)
+	}
+	if insecure || loopback(host) {
+		return nil
+	}
+	return fmt.Errorf("is open to the network, where anyone who reaches it can run code; use 127.0.0.1 or localhost, or say --insecure-listen")
+}
+
+// loopback reports hosts that only this machine can reach.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// machineMemory is the memory that this process may use: the machine's, or
+// that of its control group if less.
+func machineMemory() int64 {
+	total := int64(4 << 30) // where it can't be found out
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err == nil {
+		total = int64(info.Totalram) * int64(info.Unit)
+	}
+	if b, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+		if n, err := ParseSize(strings.TrimSpace(string(b))); err == nil && n > 0 {
+			total = min(total, int64(n))
+		}
+	}
+	return total
+}

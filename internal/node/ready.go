@@ -1,0 +1,46 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// Ready is what a ready file holds, as JSON.
+type Ready struct {
+	Job string `json:"job"` // HOST:PORT of the job endpoint
+	Web string `json:"web"` // HOST:PORT of the web page
+	PID int    `json:"pid"`
+}
+
+// ReadReady reads a ready file.
+func ReadReady(file string) (Ready, error) {
+	var r Ready
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	return r, err
+}
+
+// writeReady puts the file in place at once: who waits for it never sees half.
+func writeReady(file string, r Ready) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".trestle-ready-")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(append(b, '\n'))
+	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), file)
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+	}
+	return err
+}

@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"trestle/runner/fusion"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// A storedJob is all that is needed to run a job and must not be made again:
+// the blob that a job's record names as its plan. Its options hold the user's
+// secrets, because workers need them; the blob store is readable by its owner
+// alone.
+type storedJob struct {
+	Name    string
+	Plan    *fusion.Plan
+	Options *structpb.Struct
+}
+
+type storedJobJSON struct {
+	Name    string          `json:"name"`
+	Plan    *fusion.Plan    `json:"plan"`
+	Options json.RawMessage `json:"options,omitempty"`
+}
+
+func (s *storedJob) marshal() ([]byte, error) {
+	j := storedJobJSON{Name: s.Name, Plan: s.Plan}
+	if s.Options != nil {
+		b, err := protojson.Marshal(s.Options)
+		if err != nil {
+			return nil, fmt.Errorf("encode options: %w", err)
+		}
+		j.Options = b
+	}
+	return json.Marshal(j)
+}
+
+func unmarshalStoredJob(b []byte) (*storedJob, error) {
+	var j storedJobJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return nil, fmt.Errorf("decode stored job: %w", err)
+	}
+	s := &storedJob{Name: j.Name, Plan: j.Plan, Options: &structpb.Struct{}}
+	if len(j.Options) > 0 {
+		if err := protojson.Unmarshal(j.Options, s.Options); err != nil {
+			return nil, fmt.Errorf("decode stored options: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// stored keeps the jobs that this process runs at hand.
+type stored struct {
+	open func(ctx context.Context, hash string) ([]byte, error)
+
+	mu   sync.Mutex
+	jobs map[string]*storedJob // by job id
+}
+
+func newStored(open func(ctx context.Context, hash string) ([]byte, error)) *stored {
+	return &stored{open: open, jobs: map[string]*storedJob{}}
+}
+
+// Plan is task.Plans.
+func (s *stored) Plan(ctx context.Context, job, hash string) (*fusion.Plan, error) {
+	j, err := s.load(ctx, job, hash)
+	if err != nil {
+		return nil, err
+	}
+	return j.Plan, nil
+}
+
+// load reads a job's blob, unless it is at hand.
+func (s *stored) load(ctx context.Context, job, hash string) (*storedJob, error) {
+	s.mu.Lock()
+	j := s.jobs[job]
+	s.mu.Unlock()
+	if j != nil {
+		return j, nil
+	}
+	b, err := s.open(ctx, hash)
+	if err != nil {
+		return nil, err
+	}
+	if j, err = unmarshalStoredJob(b); err != nil {
+		return nil, err
+	}
+	s.keep(job, j)
+	return j, nil
+}
+
+// keep has a job at hand that was just planned here.
+func (s *stored) keep(job string, j *storedJob) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.jobs[job] = j
+}
+
+// forget drops a job that runs no more.
+func (s *stored) forget(job string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.jobs, job)
+}
+
+// environment returns one environment of a job at hand.
+func (s *stored) environment(job, id string) (*storedJob, *pipepb.Environment, error) {
+	s.mu.Lock()
+	j := s.jobs[job]
+	s.mu.Unlock()
+	if j == nil {
+		return nil, nil, fmt.Errorf("job %s is not at hand", job)
+	}
+	env := j.Plan.Components.GetEnvironments()[id]
+	if env == nil {
+		return nil, nil, fmt.Errorf("job %s has no environment %q", job, id)
+	}
+	return j, env, nil
+}

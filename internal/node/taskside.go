@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"trestle/fnapi"
+	"trestle/harness"
+	"trestle/internal/membudget"
+	"trestle/runner/joblog"
+	"trestle/runner/task"
+	"trestle/shuffle"
+	"trestle/shuffle/driver"
+	"trestle/shuffle/localdisk"
+	"trestle/shuffle/memory"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// taskSideConfig is what a TaskManager's side of the house is made of.
+type taskSideConfig struct {
+	Name      string
+	Dir       string // its own; what is temporary in it goes with it
+	Slots     int
+	Memory    int64 // the data's share of --memory
+	Workers   int   // per environment; 0 for as many as are useful
+	Processes harness.ProcessPolicy
+	Artifacts artifacts
+	Messages  func(job string, entries ...joblog.Entry) error
+	Open      func(ctx context.Context, hash string) ([]byte, error) // a stored job
+	Log       *slog.Logger
+}
+
+// A taskSide is a TaskManager with all that it works with: the Fn API server,
+// the pool of workers, shuffle.
+type taskSide struct {
+	TaskManager *task.TaskManager
+	stored      *stored
+	workers     *workers
+	pool        *harness.Pool
+	server      *fnapi.Server
+}
+
+// newTaskSide opens listeners and directories. Run closes them.
+func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
+	dirs := map[string]string{}
+	for _, d := range []string{"shuffle", "spill", "workers"} {
+		dirs[d] = filepath.Join(cfg.Dir, d)
+		if err := os.RemoveAll(dirs[d]); err != nil {
+			return nil, fmt.Errorf("clear what an earlier process left: %w", err)
+		}
+		if err := os.MkdirAll(dirs[d], 0o700); err != nil {
+			return nil, err
+		}
+	}
+	s := &taskSide{stored: newStored(cfg.Open)}
+	lanes := workerLanes(cfg.Slots)
+	var err error
+	var addr string
+	if s.server, addr, err = listenFnAPI(lanes, cfg.Log); err != nil {
+		return nil, err
+	}
+	ep := &endpoints{server: s.server, addr: addr, artifacts: cfg.Artifacts, log: cfg.Messages}
+	if s.pool, err = harness.New(ep, cfg.Artifacts, harness.Options{
+		Dir: dirs["workers"], Lanes: lanes, Processes: cfg.Processes, Log: cfg.Log,
+	}); err != nil {
+		return nil, err
+	}
+	s.workers = &workers{pool: s.pool, stored: s.stored, perEnvironment: cfg.Workers, lanes: lanes}
+
+	budget := membudget.New(cfg.Memory)
+	disk, err := localdisk.New(dirs["shuffle"], localdisk.Config{Budget: budget})
+	if err != nil {
+		return nil, err
+	}
+	s.TaskManager = task.New(task.Config{
+		Name:  cfg.Name,
+		Slots: cfg.Slots,
+		Shuffle: shuffle.New(budget, map[string]driver.Driver{
+			shuffle.Blocking:  disk,
+			shuffle.Pipelined: memory.New(memory.Config{Budget: budget, Dir: dirs["spill"]}),
+		}),
+		Budget:   budget,
+		Workers:  s.workers,
+		Plans:    s.stored,
+		SpillDir: dirs["spill"],
+	})
+	return s, nil
+}
+
+// listenFnAPI opens one loopback port for all services and one for the data of
+// each lane. SDK workers always talk to a TaskManager on its own host.
+func listenFnAPI(lanes int, log *slog.Logger) (*fnapi.Server, string, error) {
+	var open []net.Listener
+	listen := func() (net.Listener, error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err == nil {
+			open = append(open, l)
+		}
+		return l, err
+	}
+	fail := func(err error) (*fnapi.Server, string, error) {
+		for _, l := range open {
+			err = errors.Join(err, l.Close())
+		}
+		return nil, "", fmt.Errorf("open ports for workers: %w", err)
+	}
+	control, err := listen()
+	if err != nil {
+		return fail(err)
+	}
+	data := make([]net.Listener, lanes)
+	for i := range data {
+		if data[i], err = listen(); err != nil {
+			return fail(err)
+		}
+	}
+	srv, err := fnapi.NewServer(fnapi.Options{Logger: log}, control, data)
+	if err != nil {
+		return fail(err)
+	}
+	return srv, control.Addr().String(), nil
+}
+
+// Run serves until ctx ends: then tasks stop first, their workers next, the
+// Fn API last.
+func (s *taskSide) Run(ctx context.Context) error {
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var g errgroup.Group
+	g.Go(func() error { return s.server.Serve(serving) })
+	g.Go(func() error {
+		defer stop()
+		err := s.TaskManager.Run(ctx)
+		s.pool.Close()
+		return err
+	})
+	return g.Wait()
+}
