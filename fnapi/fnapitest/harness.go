@@ -88,6 +88,7 @@ type Harness struct {
 	descriptors map[string]*fnpb.ProcessBundleDescriptor
 	state       *stateClient
 	bundles     int
+	hungUp      bool // no further connection is made
 	finalized   []string
 }
 
@@ -103,11 +104,7 @@ func (h *Harness) Run(ctx context.Context) error {
 	h.descriptors = make(map[string]*fnpb.ProcessBundleDescriptor)
 	err := h.serve()
 	h.cancel(err)
-	h.mu.Lock()
-	for _, c := range h.conns {
-		c.Close()
-	}
-	h.mu.Unlock()
+	h.hangUp()
 	h.tasks.Wait()
 	if cause := context.Cause(h.ctx); errors.Is(cause, errDied) {
 		return cause
@@ -140,6 +137,9 @@ func (h *Harness) serve() error {
 func (h *Harness) dial(url string) (*grpc.ClientConn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.hungUp {
+		return nil, errors.New("fake harness: it has hung up")
+	}
 	if c := h.conns[url]; c != nil {
 		return c, nil
 	}
@@ -173,8 +173,14 @@ func (h *Harness) Finalized() []string {
 // Die cuts all connections.
 func (h *Harness) Die() {
 	h.cancel(errDied)
+	h.hangUp()
+}
+
+// hangUp closes all connections for good.
+func (h *Harness) hangUp() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.hungUp = true
 	for _, c := range h.conns {
 		c.Close()
 	}
