@@ -1,0 +1,156 @@
+package bundle
+
+import (
+	"context"
+	"time"
+
+	"trestle/fnapi"
+	"trestle/runner/metrics"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+)
+
+const (
+	// embedLimit is how many bytes may ride inside the request instead of the
+	// data stream, where the SDK reads them there.
+	embedLimit = 64 << 10
+	// progressEvery is how often a running bundle is asked for its metrics.
+	progressEvery = time.Second
+	// splitPause is how long a bundle that could not be split is left alone.
+	splitPause = 20 * time.Millisecond
+	// obituaryWait is how long a lost worker's last words are waited for.
+	obituaryWait = 2 * time.Second
+)
+
+// feed sends the input and the last marks.
+func (r *Runner) feed(ctx context.Context, b *fnapi.Bundle, in *Input) error {
+	for _, c := range in.Chunks {
+		if err := b.Send(ctx, sourceID, c); err != nil {
+			return err
+		}
+	}
+	for _, c := range in.Items {
+		if err := b.Send(ctx, sourceID, c); err != nil {
+			return err
+		}
+	}
+	for _, t := range in.Timers {
+		if err := b.SendTimers(ctx, t.Transform, t.Family, t.Bytes); err != nil {
+			return err
+		}
+	}
+	return b.CloseInput(ctx, []string{sourceID}, r.Program.Timers)
+}
+
+// embed puts the input into the request's own field.
+func embed(in *Input) *fnpb.Elements {
+	var all []byte
+	for _, c := range in.Chunks {
+		all = append(all, c...)
+	}
+	for _, c := range in.Items {
+		all = append(all, c...)
+	}
+	e := &fnpb.Elements{}
+	e.Data = append(e.Data, &fnpb.Elements_Data{TransformId: sourceID, Data: all, IsLast: true})
+	return e
+}
+
+// split asks the worker to give up half of what it has not done yet. It
+// reports whether there was something to give.
+func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) bool {
+	resp, err := b.Split(ctx, map[string]*fnpb.ProcessBundleSplitRequest_DesiredSplit{
+		sourceID: {FractionOfRemainder: 0.5, EstimatedInputElements: int64(len(in.Items))},
+	})
+	if err != nil || len(resp.GetChannelSplits()) == 0 {
+		// A worker that can't split now is no error: it works on.
+		return false
+	}
+	kept, given, ok := in.narrow(resp)
+	if !ok {
+		return false
+	}
+	// Noted first: from here on a later try of this bundle runs the primary only.
+	in.pending = kept
+	if len(given) == 0 {
+		return false
+	}
+	r.GiveBack(given)
+	return true
+}
+
+// narrow computes what a split leaves to the bundle and what it gives back.
+// Indexes count the items as they were sent.
+func (in *Input) narrow(resp *fnpb.ProcessBundleSplitResponse) (kept [][]byte, given []Residual, ok bool) {
+	cs := resp.GetChannelSplits()[0]
+	last, first := int(cs.GetLastPrimaryElement()), int(cs.GetFirstResidualElement())
+	end := len(in.Items)
+	if in.cut > 0 {
+		end = in.cut - 1 // elements from here on were given back before
+	}
+	if last < -1 || first <= last || first > len(in.Items) || last >= len(in.Items) {
+		return nil, nil, false
+	}
+	if in.cut > 0 && last >= in.whole {
+		kept = in.pending // nothing before the earlier cut was touched
+	} else {
+		in.whole = last + 1
+		kept = append(kept, in.Items[:in.whole]...)
+		for _, p := range resp.GetPrimaryRoots() {
+			kept = append(kept, p.GetElement())
+		}
+	}
+	for _, d := range resp.GetResidualRoots() {
+		given = append(given, residual(d))
+	}
+	for i := first; i < end; i++ {
+		given = append(given, Residual{Element: in.Items[i]})
+	}
+	in.cut = min(end, first) + 1
+	return kept, given, true
+}
+
+// Kept is what is left of Items after splits.
+func (in *Input) Kept() [][]byte {
+	if in.cut > 0 {
+		return in.pending
+	}
+	return in.Items
+}
+
+// settle makes the noted primary the input of the next try.
+func (in *Input) settle() {
+	if in.cut > 0 {
+		in.Items, in.pending, in.cut = in.pending, nil, 0
+	}
+}
+
+func residual(d *fnpb.DelayedBundleApplication) Residual {
+	return Residual{Element: d.GetApplication().GetElement(), Delay: d.GetRequestedTimeDelay().AsDuration()}
+}
+
+// fold gives on the metrics of a committed bundle.
+func (r *Runner) fold(ctx context.Context, resp *fnpb.ProcessBundleResponse) error {
+	set := new(metrics.Set)
+	if err := r.addMetrics(ctx, set, resp.GetMonitoringInfos(), resp.GetMonitoringData()); err != nil {
+		return err
+	}
+	r.Committed(set)
+	return nil
+}
+
+// progress reports the metrics of the running bundle. A worker that doesn't
+// answer is no error here: the bundle's end tells.
+func (r *Runner) progress(ctx context.Context, b *fnapi.Bundle) {
+	if r.Attempted == nil {
+		return
+	}
+	resp, err := b.Progress(ctx)
+	if err != nil {
+		return
+	}
+	set := new(metrics.Set)
+	if r.addMetrics(ctx, set, resp.GetMonitoringInfos(), resp.GetMonitoringData()) == nil {
+		r.Attempted(set)
+	}
+}

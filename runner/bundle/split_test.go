@@ -1,0 +1,93 @@
+package bundle
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// answerOf is a worker's answer to a split: elements up to last stay whole, those
+// from first on are given back, and the one in between is cut in two.
+func answerOf(last, first int64, primary, residual string) *fnpb.ProcessBundleSplitResponse {
+	r := &fnpb.ProcessBundleSplitResponse{
+		ChannelSplits: []*fnpb.ProcessBundleSplitResponse_ChannelSplit{{
+			TransformId: sourceID, LastPrimaryElement: last, FirstResidualElement: first,
+		}},
+	}
+	if primary != "" {
+		r.PrimaryRoots = []*fnpb.BundleApplication{{Element: []byte(primary)}}
+		r.ResidualRoots = []*fnpb.DelayedBundleApplication{{
+			Application:        &fnpb.BundleApplication{Element: []byte(residual)},
+			RequestedTimeDelay: durationpb.New(time.Second),
+		}}
+	}
+	return r
+}
+
+// TestNarrow splits bundles in ways that SDKs do, and checks that what is kept
+// and what is given back are together what there was, each part once.
+func TestNarrow(t *testing.T) {
+	tests := []struct {
+		name   string
+		items  string
+		splits []*fnpb.ProcessBundleSplitResponse
+		kept   string
+		given  string
+	}{
+		{"no split keeps all", "a b c", nil, "a b c", ""},
+		{"between elements", "a b c d", []*fnpb.ProcessBundleSplitResponse{answerOf(1, 2, "", "")}, "a b", "c d"},
+		{"inside an element", "a b c d", []*fnpb.ProcessBundleSplitResponse{answerOf(0, 2, "b1", "b2")}, "a b1", "b2 c d"},
+		{"the only element", "a", []*fnpb.ProcessBundleSplitResponse{answerOf(-1, 1, "a1", "a2")}, "a1", "a2"},
+		{"the same element twice", "a b", []*fnpb.ProcessBundleSplitResponse{
+			answerOf(-1, 1, "a12", "a3"), answerOf(-1, 1, "a1", "a2"),
+		}, "a1", "a3 b a2"},
+		{"a later split further in front", "a b c d", []*fnpb.ProcessBundleSplitResponse{
+			answerOf(2, 3, "", ""), answerOf(0, 2, "b1", "b2"),
+		}, "a b1", "d b2 c"},
+		{"a later split that gives nothing more", "a b c", []*fnpb.ProcessBundleSplitResponse{
+			answerOf(0, 2, "b1", "b2"), answerOf(1, 2, "", ""),
+		}, "a b1", "b2 c"},
+		{"indexes beyond the input are no split", "a b", []*fnpb.ProcessBundleSplitResponse{answerOf(5, 6, "", "")}, "a b", ""},
+		{"indexes that overlap are no split", "a b", []*fnpb.ProcessBundleSplitResponse{answerOf(1, 1, "", "")}, "a b", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			in := &Input{}
+			for _, s := range strings.Fields(tt.items) {
+				in.Items = append(in.Items, []byte(s))
+			}
+			var given []string
+			for _, s := range tt.splits {
+				kept, gave, ok := in.narrow(s)
+				if !ok {
+					continue
+				}
+				in.pending = kept
+				for _, g := range gave {
+					given = append(given, string(g.Element))
+				}
+			}
+			if got := join(in.Kept()); got != tt.kept {
+				t.Errorf("kept %q, want %q", got, tt.kept)
+			}
+			if got := strings.Join(given, " "); got != tt.given {
+				t.Errorf("gave back %q, want %q", got, tt.given)
+			}
+			in.settle()
+			if got := join(in.Items); got != tt.kept {
+				t.Errorf("a later try runs %q, want %q", got, tt.kept)
+			}
+		})
+	}
+}
+
+func join(items [][]byte) string {
+	var s []string
+	for _, b := range items {
+		s = append(s, string(b))
+	}
+	return strings.Join(s, " ")
+}
