@@ -4,7 +4,7 @@
 // computed and never what. Apply does all of them, in one order that is written
 // down in one list. What Apply returns holds no splittable DoFn and no combine
 // as a whole any more; every collection has a coder that the runner can cut;
-// and what a Flatten or Reshuffle hands on has one coder on both sides.
+// and what the runner groups or reshuffles has coders that agree on both sides.
 //
 // Rewrites are pure, and give new transforms and collections names that depend
 // on the pipeline alone: fusing again must give the same stages.

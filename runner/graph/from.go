@@ -30,10 +30,8 @@ func FromProto(p *pipepb.Pipeline) (*Graph, error) {
 	for _, t := range ts {
 		r.checkReads(t)
 	}
-	if rest := order(&ts); rest != nil && len(r.errs) == 0 {
-		cycle := cycleOf(rest)
-		r.fail(where(string(cycle[0].ID), cycle[0].Proto),
-			"stands on a cycle (%s); a transform must not read, by whatever way, what it made", names(cycle))
+	if len(r.errs) == 0 {
+		r.acyclic(ts)
 	}
 	if len(r.errs) > 0 {
 		return nil, r.joined()
@@ -76,11 +74,32 @@ func where(id string, t *pipepb.PTransform) string {
 
 // clip keeps hostile names from filling logs.
 func clip(s string) string {
-	const most = 200
+	const most = 120
 	if len(s) <= most {
 		return s
 	}
 	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// acyclic checks that transforms can be put in order, with combines as wholes
+// and with what they may be expanded to.
+func (r *reader) acyclic(ts []*Transform) {
+	var expanded []*Transform
+	for _, t := range ts {
+		if len(t.Parts) > 0 {
+			expanded = append(expanded, t.Parts...)
+		} else {
+			expanded = append(expanded, t)
+		}
+	}
+	for _, view := range [][]*Transform{expanded, ts} {
+		if rest := order(&view); rest != nil {
+			cycle := cycleOf(rest)
+			r.fail(where(string(cycle[0].ID), cycle[0].Proto),
+				"stands on a cycle (%s); a transform must not read, by whatever way, what it made", names(cycle))
+			return
+		}
+	}
 }
 
 // cycleOf finds a cycle among transforms each of which waits for another one.

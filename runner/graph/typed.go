@@ -174,6 +174,8 @@ func (r *reader) environment(t *Transform) {
 	}
 	env := r.comps.GetEnvironments()[string(t.Environment)]
 	switch {
+	case urn == urnFused:
+		r.fail(at, "was fused by its SDK; submit the pipeline as it was written (in Python without pre_optimize=all)")
 	case t.Environment == "":
 		r.fail(at, "is %q, which the runner doesn't do itself, and has no environment to run it in", clip(urn))
 	case env == nil:

@@ -39,6 +39,7 @@ const (
 	urnTestStream = "beam:transform:teststream:v1"
 	urnRead       = "beam:transform:read:v1"
 	urnCreateView = "beam:transform:create_view:v1"
+	urnFused      = "beam:runner:executable_stage:v1"
 )
 
 // URNs of the ways to read a side input.
