@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"testing"
 
 	"trestle/runner/fusion"
 	"trestle/runner/graph"
@@ -17,8 +16,6 @@ type failer interface {
 	Helper()
 	Fatalf(string, ...any)
 }
-
-var _ failer = (*testing.T)(nil)
 
 // checkPlan holds a plan to what every plan promises.
 func checkPlan(t failer, g *graph.Graph, p *fusion.Plan) {

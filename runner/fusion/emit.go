@@ -86,7 +86,7 @@ func (f *fuser) nameStages() {
 				d.id = jobgraph.DatasetID("d" + strconv.Itoa(datasets))
 			}
 		}
-		for _, d := range s.reads() {
+		for _, d := range append(slices.Clone(s.inputs), s.sideReads()...) {
 			d.consumers = append(d.consumers, s.id)
 		}
 	}
@@ -122,11 +122,7 @@ func (s *stage) values() []*value {
 	return vs
 }
 
-// reads are the datasets that s reads, each once: inputs, then side inputs.
-func (s *stage) reads() []*dataset {
-	return append(slices.Clone(s.inputs), s.sideReads()...)
-}
-
+// sideReads are the datasets that s reads as side inputs, each once.
 func (s *stage) sideReads() []*dataset {
 	var ds []*dataset
 	seen := map[*dataset]bool{}
@@ -298,13 +294,9 @@ func mainTag(t *graph.Transform, p *pipepb.PTransform) string {
 // topological orders stages so that producers come first; ties in the order of
 // making, which follows the pipeline's.
 func topological(stages []*stage) []*stage {
-	downstream := make([][]*stage, len(stages)) // by seq
 	waits := make([]int, len(stages))
 	var ready bySeq
 	for _, s := range stages {
-		for up := range s.upstream {
-			downstream[up.seq] = append(downstream[up.seq], s)
-		}
 		waits[s.seq] = len(s.upstream)
 		if waits[s.seq] == 0 {
 			ready = append(ready, s) // in order of seq, so a heap
@@ -314,7 +306,7 @@ func topological(stages []*stage) []*stage {
 	for len(ready) > 0 {
 		s := heap.Pop(&ready).(*stage)
 		ordered = append(ordered, s)
-		for _, d := range downstream[s.seq] {
+		for _, d := range s.downstream {
 			if waits[d.seq]--; waits[d.seq] == 0 {
 				heap.Push(&ready, d)
 			}

@@ -13,7 +13,7 @@ import (
 // and a part whose coder isn't that of the output passes through a Flatten of
 // one input, which gives it the right one.
 func (f *fuser) flatten(t *graph.Transform) error {
-	f.markAncestors(nil)
+	f.startJoining(nil)
 	out := t.Outputs[0]
 	again, err := f.inWorker(t)
 	if err != nil {

@@ -84,9 +84,10 @@ type fuser struct {
 	coders map[[2]string]bool              // see sameCoder
 	stages []*stage
 	shared map[shareKey][]*stage
-	epoch  int // of stage.mark
-	copies int // transforms that stand in more than one stage: all but one of each
-	total  int // parts
+	epoch  int          // counts transforms, for stage.mark
+	search highestFirst // see mayJoin
+	copies int          // transforms that stand in more than one stage: all but one of each
+	total  int          // parts
 }
 
 // A part of a collection is where some of its elements come from: a value in a
@@ -213,7 +214,7 @@ func (f *fuser) visit(t *graph.Transform) error {
 		return f.flatten(t)
 	}
 	sides := f.sideReads(t)
-	f.markAncestors(sides)
+	f.startJoining(sides)
 	switch in := t.Inputs[0]; {
 	case t.Kind == graph.Restrictions:
 		// Never shared: what a split gives back is for one transform alone.

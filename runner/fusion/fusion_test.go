@@ -1,21 +1,40 @@
 package fusion_test
 
 import (
+	"flag"
+	"os"
 	"strings"
 	"testing"
 
 	"trestle/runner/fusion"
+	"trestle/runner/graph/graphtest"
+	"trestle/runner/region"
+	"trestle/transforms"
 
 	"github.com/cockroachdb/datadriven"
 )
 
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("1000"); err != nil { // small graphs are quick
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
 // TestFuse reads graphs and prints plans: "fuse" prints stages and datasets,
-// "protos" the transforms of the stages with their collections. After an
+// "protos" the transforms of the stages with their collections, "whole" takes a
+// pipeline as a client sends it through all that is done to it. After an
 // intended change run go test ./runner/fusion -rewrite, then read the diff as
 // you would read code.
 func TestFuse(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			if d.Cmd == "whole" {
+				return whole(t, d.Input)
+			}
 			g, err := parse(d.Input)
 			if err != nil {
 				t.Fatal(err)
@@ -37,6 +56,23 @@ func TestFuse(t *testing.T) {
 			return ""
 		})
 	})
+}
+
+func whole(t *testing.T, text string) string {
+	g, err := graphtest.Parse(text)
+	if err == nil {
+		g, err = transforms.Apply(g, transforms.Options{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := fusion.Fuse(g, g.Components())
+	if err != nil {
+		return "error: " + err.Error() + "\n"
+	}
+	checkPlan(t, g, p)
+	region.Compute(p.Graph, region.Options{})
+	return p.String()
 }
 
 // protos prints the transforms of each stage as a worker is told them.

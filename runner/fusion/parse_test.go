@@ -35,6 +35,9 @@ func parse(text string) (*graph.Graph, error) {
 	}
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
 		if len(words) < 2 {
 			return nil, fmt.Errorf("line %q", line)
 		}

@@ -2,6 +2,7 @@ package fusion
 
 import (
 	"cmp"
+	"container/heap"
 	"maps"
 	"slices"
 
@@ -19,8 +20,11 @@ type stage struct {
 	inputs []*dataset
 	nodes  []*node // topological
 
-	upstream map[*stage]bool // producers of inputs and side inputs
-	mark     int             // see fuser.markAncestors
+	// upstream are the producers of inputs and side inputs, downstream the
+	// stages that this one is upstream of, each as often as there are datasets.
+	upstream, downstream []*stage
+	level                int // greater than that of every upstream stage
+	mark                 int // the last transform whose side inputs were found to come from here
 
 	id jobgraph.StageID // set by emit
 }
@@ -70,11 +74,9 @@ type shareKey struct {
 }
 
 func (f *fuser) newStage(kind jobgraph.RootKind, env graph.EnvironmentID, by *graph.Transform, of graph.CollectionID, inputs []*dataset) *stage {
-	s := &stage{seq: len(f.stages), env: env, kind: kind, by: by, inputs: inputs, upstream: map[*stage]bool{}}
+	s := &stage{seq: len(f.stages), env: env, kind: kind, by: by, inputs: inputs}
 	s.root = &value{stage: s, of: of}
-	for _, d := range inputs {
-		s.upstream[d.value.stage] = true
-	}
+	s.reads(inputs)
 	f.stages = append(f.stages, s)
 	return s
 }
@@ -128,9 +130,7 @@ func (s *stage) add(t *graph.Transform, inputs []*value, sides []sideRead) *node
 		n.outputs = append(n.outputs, &value{stage: s, of: c})
 	}
 	for _, r := range sides {
-		for _, d := range r.datasets {
-			s.upstream[d.value.stage] = true
-		}
+		s.reads(r.datasets)
 	}
 	s.nodes = append(s.nodes, n)
 	return n
@@ -159,34 +159,72 @@ func (v *value) write(p jobgraph.Partitioning) *dataset {
 	return d
 }
 
-// markAncestors marks the stages that a transform with these side inputs must
-// not join: those that the side inputs come from, directly or by way of others.
-// Joining any other stage keeps the graph of stages acyclic, and doesn't change
-// what is marked.
-func (f *fuser) markAncestors(sides []sideRead) {
-	f.epoch++
-	var todo []*stage
-	visit := func(s *stage) {
-		if s.mark != f.epoch {
-			s.mark = f.epoch
-			todo = append(todo, s)
-		}
+// reads makes the producers of ds upstream of s, and lifts s and what is
+// downstream of it to their levels.
+func (s *stage) reads(ds []*dataset) {
+	for _, d := range ds {
+		up := d.value.stage
+		s.upstream = append(s.upstream, up)
+		up.downstream = append(up.downstream, s)
+		s.level = max(s.level, up.level+1)
 	}
-	for _, r := range sides {
-		for _, d := range r.datasets {
-			visit(d.value.stage)
-		}
-	}
-	for len(todo) > 0 {
-		s := todo[len(todo)-1]
+	for todo := []*stage{s}; len(todo) > 0; {
+		at := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		for up := range s.upstream {
-			visit(up)
+		for _, down := range at.downstream {
+			if down.level <= at.level {
+				down.level = at.level + 1
+				todo = append(todo, down)
+			}
 		}
 	}
 }
 
-func (f *fuser) mayJoin(s *stage) bool { return s.mark != f.epoch }
+// startJoining begins the search for stages that a transform with these side
+// inputs may join.
+func (f *fuser) startJoining(sides []sideRead) {
+	f.epoch++
+	f.search = f.search[:0]
+	for _, r := range sides {
+		for _, d := range r.datasets {
+			f.found(d.value.stage)
+		}
+	}
+}
+
+func (f *fuser) found(s *stage) {
+	if s.mark != f.epoch {
+		s.mark = f.epoch
+		heap.Push(&f.search, s)
+	}
+}
+
+// mayJoin reports whether the graph of stages stays acyclic when the transform
+// at hand joins s: its side inputs must not come from s, directly or by way of
+// others. The search for where they come from goes no further than the level of
+// s, for mostly it is above that of the side inputs. What joining changes isn't
+// where they come from, so one search serves all stages that are asked for.
+func (f *fuser) mayJoin(s *stage) bool {
+	for len(f.search) > 0 && f.search[0].level > s.level {
+		for _, up := range heap.Pop(&f.search).(*stage).upstream {
+			f.found(up)
+		}
+	}
+	return s.mark != f.epoch
+}
+
+// highestFirst is a heap of stages by level.
+type highestFirst []*stage
+
+func (h highestFirst) Len() int           { return len(h) }
+func (h highestFirst) Less(i, j int) bool { return h[i].level > h[j].level }
+func (h highestFirst) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *highestFirst) Push(s any)        { *h = append(*h, s.(*stage)) }
+func (h *highestFirst) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
 
 // sideReads writes t's side inputs.
 func (f *fuser) sideReads(t *graph.Transform) []sideRead {
