@@ -1,0 +1,255 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"trestle/fnapi"
+	"trestle/runner/bundle"
+	"trestle/runner/group"
+	"trestle/runner/jobgraph"
+	"trestle/shuffle"
+)
+
+// A run is one attempt of one task under way.
+type run struct {
+	m     *TaskManager
+	spec  Spec
+	prog  *bundle.Program
+	dests map[jobgraph.DatasetID]*bundle.Dest
+	views *views
+	large atomic.Pointer[group.Large]
+	live  *counts
+}
+
+// do runs the task to its end and returns its report.
+func (r *run) do(ctx context.Context) (*Finished, error) {
+	if err := r.create(ctx); err != nil {
+		return nil, err
+	}
+	defer r.abort() // what was closed is not hurt by it
+	if err := r.openViews(ctx); err != nil {
+		return nil, err
+	}
+	defer r.views.close()
+
+	br := r.bundles()
+	defer br.Close()
+	var err error
+	switch r.prog.Node.Root {
+	case jobgraph.RootRestrictions:
+		err = r.restrictions(ctx, br)
+	default:
+		err = r.batches(ctx, br)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.finish(ctx)
+}
+
+// String names a task for people: job/stage[index]#attempt.
+func (id ID) String() string {
+	return fmt.Sprintf("%s/%s[%d]#%d", id.Job, id.Stage, id.Index, id.Attempt)
+}
+
+// create starts the task's partitions.
+func (r *run) create(ctx context.Context) error {
+	r.dests = make(map[jobgraph.DatasetID]*bundle.Dest, len(r.spec.Outputs))
+	for _, o := range r.spec.Outputs {
+		ds := r.prog.Dataset(o.Dataset)
+		if ds == nil {
+			return fmt.Errorf("task %s is to write dataset %s, which its stage doesn't", r.spec.ID, o.Dataset)
+		}
+		w, err := r.m.cfg.Shuffle.Create(ctx, r.partition(o.Dataset), o.Subpartitions, string(ds.Exchange))
+		if err != nil {
+			r.abort()
+			return err
+		}
+		r.dests[o.Dataset] = &bundle.Dest{Partitioning: ds.Partitioning, Subpartitions: o.Subpartitions, Writer: w}
+	}
+	return nil
+}
+
+func (r *run) partition(id jobgraph.DatasetID) shuffle.PartitionID {
+	return shuffle.PartitionID{Job: r.spec.Job, Dataset: string(id), Index: r.spec.Index, Attempt: r.spec.Attempt}
+}
+
+func (r *run) abort() {
+	for _, d := range r.dests {
+		d.Writer.Abort()
+	}
+}
+
+// bundles makes what runs the task's bundles.
+func (r *run) bundles() *bundle.Runner {
+	return &bundle.Runner{
+		Program: r.prog,
+		Dests:   r.dests,
+		Acquire: func(ctx context.Context) (bundle.Lease, error) {
+			return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, r.prog.Stage.Environment)
+		},
+		NewState:    r.newState,
+		Committed:   r.live.commit,
+		Attempted:   r.live.attempted,
+		UserTries:   r.m.cfg.UserTries,
+		WorkerTries: r.m.cfg.WorkerTries,
+	}
+}
+
+// batches runs the bundles of every root but restrictions.
+func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
+	in, err := r.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	for {
+		b, err := in.next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		res, err := br.Run(ctx, b)
+		in.release()
+		if err == nil {
+			err = r.settle(ctx, br, res)
+		}
+		if err != nil {
+			return err
+		}
+		if len(res.Residuals) > 0 {
+			return fmt.Errorf("a worker gave back part of a bundle that can't be split")
+		}
+		r.live.add(res)
+	}
+}
+
+// restrictions works through the stage's queue with the other tasks.
+func (r *run) restrictions(ctx context.Context, br *bundle.Runner) error {
+	q := r.m.queue(r)
+	q.enter(r.spec.Index, r.spec.Attempt)
+	br.GiveBack = q.giveBack
+	for {
+		p, err := q.pull(ctx, r.spec.Index)
+		if p == nil || err != nil {
+			return err
+		}
+		in := &bundle.Input{Items: p.items, Elements: len(p.items)}
+		for _, e := range p.items {
+			in.Bytes += int64(len(e))
+		}
+		br.Hungry = q.hungry
+		if p.pinned {
+			br.Hungry = nil
+		}
+		res, err := br.Run(ctx, in)
+		if err != nil {
+			q.done(r.spec.Index, p, in.Kept(), nil)
+			return err
+		}
+		q.done(r.spec.Index, p, in.Kept(), res.Residuals)
+		r.live.add(res)
+	}
+}
+
+// open gives the input of a stage whose root is not restrictions.
+func (r *run) open(ctx context.Context) (input, error) {
+	switch r.prog.Node.Root {
+	case jobgraph.RootImpulse:
+		return &impulse{}, nil
+	case jobgraph.RootRead:
+		src, err := r.openRead(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return newBatches(ctx, src, r.m.cfg.Budget, r.limits()), nil
+	case jobgraph.RootGroup, jobgraph.RootKeyed:
+		return r.openGroup(ctx)
+	}
+	return nil, fmt.Errorf("stage %s has an unknown root %q", r.spec.Stage, r.prog.Node.Root)
+}
+
+func (r *run) limits() limits {
+	l := limits{bytes: r.m.cfg.BundleBytes, count: r.m.cfg.BundleElements}
+	for _, id := range r.prog.Node.Inputs {
+		if r.prog.Node.Root == jobgraph.RootRead && r.prog.Dataset(id).Exchange == jobgraph.Pipelined {
+			l.linger = pipelinedLinger
+		}
+	}
+	return l
+}
+
+// openRead opens all inputs, one after another.
+func (r *run) openRead(ctx context.Context) (*readSource, error) {
+	s := &readSource{}
+	for _, in := range r.spec.Inputs {
+		rd, err := r.openInput(ctx, in)
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s.readers = append(s.readers, rd)
+		s.w = r.prog.Feed[r.prog.Dataset(in.Dataset).Collection]
+	}
+	return s, nil
+}
+
+func (r *run) openInput(ctx context.Context, in Input) (*shuffle.Reader, error) {
+	ds := r.prog.Dataset(in.Dataset)
+	if ds == nil {
+		return nil, fmt.Errorf("task %s is to read dataset %s, which its stage doesn't", r.spec.ID, in.Dataset)
+	}
+	ids := make([]shuffle.PartitionID, len(in.Partitions))
+	for i, p := range in.Partitions {
+		ids[i] = shuffle.PartitionID{Job: r.spec.Job, Dataset: string(in.Dataset), Index: p.Index, Attempt: p.Attempt}
+	}
+	return r.m.cfg.Shuffle.Open(ctx, string(ds.Exchange), ids, in.Lo, in.Hi)
+}
+
+// finish closes the task's partitions: from here on they can be read.
+func (r *run) finish(ctx context.Context) (*Finished, error) {
+	f := &Finished{ID: r.spec.ID}
+	f.InElements, f.InBytes = r.live.inElements.Load(), r.live.inBytes.Load()
+	f.OutElements, f.OutBytes = r.live.outElements.Load(), r.live.outBytes.Load()
+	for _, o := range r.spec.Outputs {
+		sz, err := r.dests[o.Dataset].Writer.Close(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f.Outputs = append(f.Outputs, OutputSize{Dataset: o.Dataset, Bytes: sz.Bytes, Count: sz.Count, BySub: sz.BySub, Durable: sz.Durable})
+	}
+	f.Metrics = r.live.committed.Marshal(metricsLimit)
+	return f, nil
+}
+
+// failed says whose fault err is.
+func (r *run) failed(ctx context.Context, err error) *Failed {
+	f := &Failed{ID: r.spec.ID, Cause: CauseRunner, Message: fmt.Sprintf("stage %s: %v", r.spec.Stage, err)}
+	if r.prog != nil {
+		f.Message = fmt.Sprintf("stage %s (%s): %v", r.spec.Stage, r.prog.Node.Name, err)
+	}
+	var lost *shuffle.PartitionError
+	var worker *fnapi.WorkerLostError
+	var user *fnapi.UserError
+	switch {
+	case ctx.Err() != nil:
+		f.Cause = CauseCanceled
+	case errors.As(err, &lost):
+		f.Cause = CausePartition
+		f.Lost = []LostPartition{{
+			Dataset:   jobgraph.DatasetID(lost.Partition.Dataset),
+			Partition: Partition{Index: lost.Partition.Index, Attempt: lost.Partition.Attempt},
+		}}
+	case errors.As(err, &worker):
+		f.Cause = CauseWorker
+	case errors.As(err, &user):
+		f.Cause = CauseUser
+	}
+	return f
+}

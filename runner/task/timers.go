@@ -1,0 +1,166 @@
+package task
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"context"
+	"slices"
+
+	"trestle/element"
+	"trestle/runner/bundle"
+)
+
+// settle runs the timers that a bundle of bounded input has set, and those that
+// they set, until none is left. All input of the bundle's keys is in: event
+// time stands at its end, so every timer is ripe, and each key's fire in the
+// order of their time. Processing-time timers come after those of event time,
+// in their own order: the job's clock moves when nothing else is to be done.
+//
+// (Flink's batch state backend, fitted to the Fn API, where a timer is known
+// only at the end of the bundle that set it.)
+func (r *run) settle(ctx context.Context, br *bundle.Runner, res *bundle.Result) error {
+	if len(r.prog.Families) == 0 {
+		return nil
+	}
+	p := pending{families: r.prog.Families, keys: map[string]*keyTimers{}}
+	for {
+		if err := p.take(res.Timers); err != nil {
+			return err
+		}
+		in := p.round()
+		if in == nil {
+			return nil
+		}
+		var err error
+		if res, err = br.Run(ctx, in); err != nil {
+			return err
+		}
+		r.live.add(&bundle.Result{OutElements: res.OutElements, OutBytes: res.OutBytes})
+	}
+}
+
+// pending are the timers that are set, by key.
+type pending struct {
+	families []bundle.Family
+	keys     map[string]*keyTimers
+	seq      int
+}
+
+// keyTimers are one key's timers, the next to fire first.
+type keyTimers struct {
+	key  string
+	byID map[string]*timer
+	heap timerHeap
+}
+
+type timer struct {
+	family int
+	fire   element.Timestamp
+	seq    int // in the order in which they were set
+	raw    []byte
+	index  int // in the heap
+}
+
+// take applies what a bundle set and cleared, in the order in which it did.
+func (p *pending) take(chunks []bundle.TimerChunk) error {
+	for _, c := range chunks {
+		i := slices.IndexFunc(p.families, func(f bundle.Family) bool { return f.Transform == c.Transform && f.ID == c.Family })
+		for b := c.Bytes; len(b) > 0; {
+			t, rest, err := p.families[i].Cut(b)
+			if err != nil {
+				return err
+			}
+			p.apply(i, &t)
+			b = rest
+		}
+	}
+	return nil
+}
+
+func (p *pending) apply(family int, t *bundle.Timer) {
+	k := p.keys[string(t.Key)]
+	if k == nil {
+		k = &keyTimers{key: string(t.Key), byID: map[string]*timer{}, heap: timerHeap{families: p.families}}
+		p.keys[k.key] = k
+	}
+	id := string(bytes.Join([][]byte{{byte(family >> 8), byte(family)}, t.Tag, t.Windows}, []byte{0}))
+	if old := k.byID[id]; old != nil && old.index >= 0 {
+		heap.Remove(&k.heap, old.index)
+		delete(k.byID, id)
+	}
+	if t.Clear {
+		return
+	}
+	p.seq++
+	n := &timer{family: family, fire: t.Fire, seq: p.seq, raw: t.Raw}
+	k.byID[id] = n
+	heap.Push(&k.heap, n)
+}
+
+// round takes each key's next timer; nil if there is none.
+func (p *pending) round() *bundle.Input {
+	perFamily := make([][]byte, len(p.families))
+	keys := make([]*keyTimers, 0, len(p.keys))
+	for id, k := range p.keys {
+		if len(k.heap.timers) == 0 {
+			delete(p.keys, id)
+			continue
+		}
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b *keyTimers) int { return cmp.Compare(a.key, b.key) })
+	in := &bundle.Input{}
+	for _, k := range keys {
+		t := heap.Pop(&k.heap).(*timer)
+		perFamily[t.family] = append(perFamily[t.family], t.raw...)
+		in.Bytes += int64(len(t.raw))
+	}
+	for i, b := range perFamily {
+		if len(b) > 0 {
+			in.Timers = append(in.Timers, bundle.TimerChunk{Transform: p.families[i].Transform, Family: p.families[i].ID, Bytes: b})
+		}
+	}
+	if len(in.Timers) == 0 {
+		return nil
+	}
+	return in
+}
+
+// timerHeap orders timers: event time before processing time, then by the time
+// to fire, then as they were set.
+type timerHeap struct {
+	timers   []*timer
+	families []bundle.Family
+}
+
+func (h *timerHeap) Len() int { return len(h.timers) }
+
+func (h *timerHeap) Less(i, j int) bool {
+	a, b := h.timers[i], h.timers[j]
+	if pa, pb := h.families[a.family].ProcessingTime, h.families[b.family].ProcessingTime; pa != pb {
+		return !pa
+	}
+	if c := cmp.Compare(a.fire, b.fire); c != 0 {
+		return c < 0
+	}
+	return a.seq < b.seq
+}
+
+func (h *timerHeap) Swap(i, j int) {
+	h.timers[i], h.timers[j] = h.timers[j], h.timers[i]
+	h.timers[i].index, h.timers[j].index = i, j
+}
+
+func (h *timerHeap) Push(x any) {
+	t := x.(*timer)
+	t.index = len(h.timers)
+	h.timers = append(h.timers, t)
+}
+
+func (h *timerHeap) Pop() any {
+	t := h.timers[len(h.timers)-1]
+	h.timers = h.timers[:len(h.timers)-1]
+	t.index = -1
+	return t
+}
