@@ -192,7 +192,7 @@ func (b *Bundle) finish(err error) {
 func (b *Bundle) respond(resp *fnpb.InstructionResponse) {
 	if text := resp.GetError(); text != "" {
 		// Last chunks may never come after an error.
-		b.finish(&UserError{Worker: b.worker.id, Instruction: b.id, Text: text})
+		b.finish(&UserError{Worker: b.worker.Name(), Instruction: b.id, Text: text})
 		return
 	}
 	answer := resp.GetProcessBundle()
@@ -222,7 +222,7 @@ func (b *Bundle) isComplete() bool {
 
 // violated fails the bundle for what its worker did.
 func (b *Bundle) violated(what string) {
-	b.finish(&ProtocolError{Worker: b.worker.id, Instruction: b.id, What: what})
+	b.finish(&ProtocolError{Worker: b.worker.Name(), Instruction: b.id, What: what})
 }
 
 // Progress asks how far the bundle is.

@@ -3,8 +3,6 @@ package fnapi
 import (
 	"context"
 	"fmt"
-
-	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
 // Send gives the worker a chunk of encoded windowed values for a source
@@ -54,7 +52,7 @@ func (b *Bundle) send(ctx context.Context, m *outgoing) error {
 		}
 		if !b.claim(stream) {
 			m.free()
-			err := &WorkerLostError{Worker: b.worker.id, Cause: fmt.Errorf("its data stream was replaced while bundle %s used it", b.id)}
+			err := &WorkerLostError{Worker: b.worker.Name(), Cause: fmt.Errorf("its data stream was replaced while bundle %s used it", b.id)}
 			b.finish(err)
 			return err
 		}
@@ -171,7 +169,7 @@ func (b *Bundle) takeEmbedded() {
 	b.mu.Lock()
 	b.embedded = false
 	b.open = 0
-	b.response.Elements = &fnpb.Elements{} // delivered; not to be read again
+	b.response.Elements = nil // delivered; not to be read again
 	complete := b.isComplete()
 	b.mu.Unlock()
 	if complete {

@@ -89,7 +89,7 @@ func (w *Worker) dispatch(resp *fnpb.InstructionResponse) {
 	case c != nil:
 		c.end(resp, nil)
 	default:
-		w.server.opts.Logger.Debug("response to no instruction", "worker", w.admission.Name, "instruction", id)
+		w.server.opts.Logger.Debug("response to no instruction", "worker", w.Name(), "instruction", id)
 	}
 }
 
@@ -140,7 +140,7 @@ func (w *Worker) Do(ctx context.Context, req *fnpb.InstructionRequest) (*fnpb.In
 		return nil, c.err
 	}
 	if text := c.resp.GetError(); text != "" {
-		return nil, &UserError{Worker: w.id, Instruction: id, Text: text}
+		return nil, &UserError{Worker: w.Name(), Instruction: id, Text: text}
 	}
 	return c.resp, nil
 }

@@ -98,7 +98,7 @@ type dataStream struct {
 	endOnce sync.Once
 	err     error // why it ended; set before ended is closed
 
-	last *Bundle // whose data came last; the reader's own
+	last *Bundle // whose data came last, if under way; the reader's own
 }
 
 // data runs one stream of a worker to its end.
@@ -145,7 +145,7 @@ func (s *dataStream) lostError() error {
 	if err := s.worker.Err(); err != nil {
 		return err
 	}
-	return &WorkerLostError{Worker: s.worker.id, Cause: fmt.Errorf("its data stream has ended: %w", streamEnd(s.err))}
+	return &WorkerLostError{Worker: s.worker.Name(), Cause: fmt.Errorf("its data stream has ended: %w", streamEnd(s.err))}
 }
 
 // write alone sends on the stream.
@@ -195,16 +195,19 @@ func (s *dataStream) route(msg []byte) error {
 		b := s.last
 		if b == nil || b.id != string(e.instruction) {
 			b = s.worker.bundle(e.instruction)
-			if b == nil {
-				continue
-			}
 			s.last = b
+		}
+		if b == nil {
+			continue
 		}
 		if !b.claim(s) {
 			b.violated("its data come by two streams")
 			continue
 		}
 		b.deliver(&e)
+		if b.over.Load() {
+			s.last = nil // not to keep its Output alive
+		}
 	}
 }
 
@@ -219,8 +222,8 @@ func (w *Worker) adopt(lane int, s *dataStream) {
 	}
 }
 
-// loseStream fails the bundles whose data s carried and did not carry to the
-// end.
+// loseStream fails the bundles under way whose data s carries: some may be
+// lost, of the input or of the output.
 func (w *Worker) loseStream(s *dataStream) {
 	w.mu.RLock()
 	var hit []*Bundle
@@ -231,11 +234,6 @@ func (w *Worker) loseStream(s *dataStream) {
 	}
 	w.mu.RUnlock()
 	for _, b := range hit {
-		b.mu.Lock()
-		open := b.open > 0
-		b.mu.Unlock()
-		if open {
-			b.finish(s.lostError())
-		}
+		b.finish(s.lostError())
 	}
 }

@@ -28,14 +28,15 @@ func (s *shortIDs) missing(ids []string) []string {
 	return unknown
 }
 
-func (s *shortIDs) learn(infos map[string]*pipepb.MonitoringInfo) {
+// learn keeps the infos of the ids that were asked for.
+func (s *shortIDs) learn(asked []string, infos map[string]*pipepb.MonitoringInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known == nil {
 		s.known = make(map[string]*pipepb.MonitoringInfo)
 	}
-	for id, info := range infos {
-		if info != nil {
+	for _, id := range asked {
+		if info := infos[id]; info != nil {
 			s.known[id] = info
 		}
 	}
@@ -55,7 +56,7 @@ func (w *Worker) ResolveShortIDs(ctx context.Context, ids []string) (map[string]
 		if err != nil {
 			return nil, err
 		}
-		w.shortIDs.learn(resp.GetMonitoringInfos().GetMonitoringInfo())
+		w.shortIDs.learn(unknown, resp.GetMonitoringInfos().GetMonitoringInfo())
 	}
 	w.shortIDs.mu.Lock()
 	defer w.shortIDs.mu.Unlock()

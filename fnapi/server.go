@@ -30,8 +30,8 @@ type Options struct {
 	Host string
 	// Logger takes the server's own remarks. Default: slog.Default().
 	Logger *slog.Logger
-	// Keepalive is how long a silent connection may be before it is probed, and
-	// again how long the probe may stay unanswered. Default: 20 s.
+	// Keepalive is how long a connection may be silent before it is probed. A
+	// probe may stay unanswered for three times as long. Default: 20 s.
 	Keepalive time.Duration
 	// StateRequests bounds the state requests of one worker that are answered or
 	// queued at once; further ones stay unread. Default: 64.
@@ -157,14 +157,17 @@ func (s *Server) closeWorkers() {
 	}
 }
 
-const maxMessageBytes = math.MaxInt32 // what protobuf and the SDKs allow
+const (
+	maxMessageBytes = math.MaxInt32 // what protobuf and the SDKs allow
+	stateWindow     = 1 << 20       // what a worker may have sent, on a stream, that we have not read
+)
 
 // commonOptions are those of the control and the data servers alike.
 func (s *Server) commonOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: s.opts.Keepalive, Timeout: s.opts.Keepalive}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: s.opts.Keepalive, Timeout: 3 * s.opts.Keepalive}),
 		// Python pings every 20 seconds, streams or not; gRPC's default would end
 		// its connections for that.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
@@ -173,7 +176,10 @@ func (s *Server) commonOptions() []grpc.ServerOption {
 }
 
 func (s *Server) controlServer() *grpc.Server {
-	srv := grpc.NewServer(s.commonOptions()...)
+	srv := grpc.NewServer(append(s.commonOptions(),
+		grpc.InitialWindowSize(stateWindow),
+		grpc.InitialConnWindowSize(4*stateWindow),
+	)...)
 	fnpb.RegisterBeamFnControlServer(srv, &controlService{server: s})
 	fnpb.RegisterBeamFnStateServer(srv, &stateService{server: s})
 	fnpb.RegisterBeamFnLoggingServer(srv, &loggingService{server: s})
@@ -189,16 +195,16 @@ func (s *Server) Admit(a Admission) (*Worker, error) {
 	secret := make([]byte, 16)
 	rand.Read(secret) // never fails
 	id := hex.EncodeToString(secret)
-	if a.Name != "" {
-		id = a.Name + "-" + id
+	if a.Name == "" {
+		a.Name = "worker"
 	}
-	w := newWorker(s, id, a)
+	w := newWorker(s, a.Name+"-"+id, a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return nil, fmt.Errorf("admit worker %s: %w", a.Name, ErrClosed)
 	}
-	s.workers[id] = w
+	s.workers[w.id] = w
 	return w, nil
 }
 

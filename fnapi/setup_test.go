@@ -19,8 +19,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(echoEnv) != "" {
-		os.Exit(echoMain(os.Getenv(echoEnv)))
+	if order := os.Getenv(echoEnv); order != "" {
+		os.Exit(echoMain(order))
+	}
+	if order := os.Getenv(goSDKEnv); order != "" {
+		os.Exit(goSDKMain(order))
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -138,7 +138,7 @@ func (w *Worker) Status(ctx context.Context) (string, error) {
 	select {
 	case resp := <-answer:
 		if text := resp.GetError(); text != "" {
-			return "", fmt.Errorf("status of worker %s: %s", w.id, text)
+			return "", fmt.Errorf("status of worker %s: %s", w.Name(), text)
 		}
 		return resp.GetStatusInfo(), nil
 	case <-s.ended:

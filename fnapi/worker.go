@@ -15,7 +15,7 @@ import (
 
 // An Admission is what a worker may ask for while it boots.
 type Admission struct {
-	Name           string           // the beginning of the worker's id, for people: "python-1"
+	Name           string           // what people call the worker: "python-1"; also the beginning of its id
 	Options        *structpb.Struct // the pipeline options
 	RetrievalToken string
 	Dependencies   []*pipepb.ArtifactInformation
@@ -77,6 +77,9 @@ func newWorker(s *Server, id string, a Admission) *Worker {
 // ID is the worker's identity, and the only proof of it: a secret.
 func (w *Worker) ID() string { return w.id }
 
+// Name is what errors and logs call the worker.
+func (w *Worker) Name() string { return w.admission.Name }
+
 // URL is the address of all services but data: control, state, logging,
 // provision, artifact retrieval and status.
 func (w *Worker) URL() string { return w.server.url }
@@ -97,7 +100,7 @@ func (w *Worker) Ready(ctx context.Context) error {
 	case <-w.lost:
 		return w.Err()
 	case <-ctx.Done():
-		return fmt.Errorf("worker %s has not connected: %w", w.id, context.Cause(ctx))
+		return fmt.Errorf("worker %s has not connected: %w", w.Name(), context.Cause(ctx))
 	}
 }
 
@@ -136,7 +139,7 @@ func (w *Worker) lose(cause error) {
 		w.mu.Unlock()
 		return
 	}
-	w.err = &WorkerLostError{Worker: w.id, Cause: cause}
+	w.err = &WorkerLostError{Worker: w.Name(), Cause: cause}
 	bundles, calls := w.bundles, w.calls
 	w.bundles, w.calls = nil, nil // no further one is added to a lost worker
 	close(w.lost)
