@@ -176,7 +176,7 @@ func (l *Log) writeBatch(payloads [][]byte) error {
 	}
 	// The data and the file's size: all that reading it back needs.
 	if err := unix.Fdatasync(int(l.file.Fd())); err != nil {
-		l.err = fmt.Errorf("sync journal %s: %w", l.file.Name(), err)
+		l.err = fmt.Errorf("sync journal %s: %w", fileName(l.dir, l.number), err)
 		return l.err
 	}
 	l.batch++
@@ -200,14 +200,14 @@ func (l *Log) Compact(ctx context.Context, snapshot func() iter.Seq[catalog.Reco
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	old := l.file
+	old, oldName := l.file, fileName(l.dir, l.number)
 	if err := l.begin(l.number+1, snapshot()); err != nil {
 		l.shrinkAt = 2 * l.size // the old file is as good as before; try again later
 		return err
 	}
 	// The new file is in place; the old one is only in the way.
 	_ = old.Close()
-	_ = os.Remove(old.Name())
+	_ = os.Remove(oldName)
 	return nil
 }
 

@@ -283,3 +283,12 @@ func (r *JobEnded) JobID() JobID          { return r.Job }
 func (r *JobForgotten) JobID() JobID      { return r.Job }
 func (r *JobRestored) JobID() JobID       { return r.State.ID }
 func (r *TasksRestored) JobID() JobID     { return r.Job }
+
+// Count is the number of tasks that are taken back.
+func (r *TasksReset) Count() int {
+	n := 0
+	for _, x := range r.Tasks {
+		n += x.Hi - x.Lo
+	}
+	return n
+}

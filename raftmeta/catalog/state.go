@@ -118,7 +118,7 @@ const (
 // stages.
 type graphIndex struct {
 	stages   map[jobgraph.StageID]int
-	datasets map[jobgraph.DatasetID]*jobgraph.Dataset
+	datasets map[jobgraph.DatasetID]int
 	regions  map[jobgraph.RegionID]int
 	regionOf []int // by stage
 }
@@ -131,8 +131,21 @@ func (j *Job) StageAt(id jobgraph.StageID) int {
 	return -1
 }
 
+// DatasetAt returns the number of the dataset in Graph.Datasets, or -1.
+func (j *Job) DatasetAt(id jobgraph.DatasetID) int {
+	if i, ok := j.index.datasets[id]; ok {
+		return i
+	}
+	return -1
+}
+
 // Dataset returns the dataset of the job's graph, or nil.
-func (j *Job) Dataset(id jobgraph.DatasetID) *jobgraph.Dataset { return j.index.datasets[id] }
+func (j *Job) Dataset(id jobgraph.DatasetID) *jobgraph.Dataset {
+	if i, ok := j.index.datasets[id]; ok {
+		return j.Graph.Datasets[i]
+	}
+	return nil
+}
 
 // RegionOf returns the number in Regions of the region that holds the stage
 // with that number.

@@ -33,7 +33,8 @@ type Policy struct {
 	// KeyGroups is the number of sub-partitions of ByKey datasets, and so the
 	// greatest parallelism of what groups them; default 128.
 	KeyGroups int
-	// SpreadGroups is the number of sub-partitions of Spread datasets; default 64.
+	// SpreadGroups is the number of sub-partitions of Spread datasets; 0 means four
+	// for each slot, between 16 and 256.
 	SpreadGroups int
 	// Restart is for jobs that say nothing; default two restarts of a task, 250 ms apart.
 	Restart catalog.RestartStrategy
@@ -52,7 +53,6 @@ func (p Policy) WithDefaults() Policy {
 	setDefault(&p.LeastBytes, 1<<20)
 	setDefault(&p.TasksPerSlot, 32)
 	setDefault(&p.KeyGroups, 128)
-	setDefault(&p.SpreadGroups, 64)
 	setDefault(&p.Losses, 16)
 	setDefault(&p.HistoryJobs, 1000)
 	setDefault(&p.HistoryTasks, 200_000)

@@ -1,0 +1,151 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"trestle/raftmeta/catalog"
+	"trestle/runner/schedule"
+	"trestle/runner/task"
+)
+
+// commitAll makes decisions durable, in order, and then does what they want.
+// What was decided while one batch was being written goes into the next
+// together.
+func (d *Dispatcher) commitAll(ctx context.Context) error {
+	managers := map[string]TaskManager{} // for look-ups; a lost one is called in vain
+	for {
+		var todo []batch
+		select {
+		case b := <-d.commits:
+			todo = append(todo, b)
+		case <-ctx.Done():
+			return errEnded
+		}
+		for len(d.commits) > 0 { // nobody else takes from it
+			todo = append(todo, <-d.commits)
+		}
+		if err := d.commit(ctx, todo, managers); err != nil {
+			return err
+		}
+	}
+}
+
+func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[string]TaskManager) error {
+	var records []catalog.Record
+	for _, b := range todo {
+		records = append(records, b.records...)
+	}
+	if len(records) > 0 {
+		if err := d.journal.Append(ctx, records...); err != nil {
+			if ctx.Err() != nil {
+				return errEnded
+			}
+			return fmt.Errorf("the JobManager stops: %w", err)
+		}
+	}
+	for _, r := range records {
+		d.announce(r)
+	}
+	d.board.publish(todo)
+	for _, b := range todo {
+		for _, tm := range b.joins {
+			managers[tm.Name()] = tm
+		}
+		for _, a := range b.actions {
+			d.do(a, managers)
+		}
+		for _, reply := range b.replies {
+			if reply != nil {
+				reply <- nil
+			}
+		}
+	}
+	if len(records) > 0 {
+		// A failure to shrink is no failure to keep.
+		if err := d.journal.Compact(ctx, d.board.state.Snapshot); err != nil && ctx.Err() == nil {
+			d.log.Warn("compact journal", "err", err)
+		}
+	}
+	return nil
+}
+
+func (d *Dispatcher) do(a schedule.Action, managers map[string]TaskManager) {
+	switch a := a.(type) {
+	case schedule.Start:
+		if tm := managers[a.TaskManager]; tm != nil {
+			tm.Start(column(a))
+		}
+	case schedule.Cancel:
+		if tm := managers[a.TaskManager]; tm != nil {
+			ids := make([]task.ID, len(a.Tasks))
+			for i, t := range a.Tasks {
+				ids[i] = fullID(a.Job, t)
+			}
+			tm.Cancel(ids)
+		}
+	case schedule.Release:
+		if tm := managers[a.TaskManager]; tm != nil {
+			tm.Release(string(a.Job), a.Dataset, a.Partitions)
+		}
+	case schedule.ReleaseJob:
+		for _, tm := range managers {
+			tm.ReleaseJob(string(a.Job))
+		}
+	}
+}
+
+func fullID(job catalog.JobID, t catalog.TaskID) task.ID {
+	return task.ID{Job: string(job), Stage: t.Stage, Index: t.Index, Attempt: t.Attempt}
+}
+
+// column makes the specs of a Start.
+func column(a schedule.Start) []task.Spec {
+	specs := make([]task.Spec, len(a.Tasks))
+	for i, t := range a.Tasks {
+		specs[i] = task.Spec{
+			ID: fullID(a.Job, t.ID), Plan: string(a.Plan), Parallelism: t.Parallelism,
+			Slot: a.Slot, Queue: t.Queue,
+			Inputs: inputs(t.Inputs), SideInputs: inputs(t.SideInputs),
+		}
+		for _, o := range t.Outputs {
+			specs[i].Outputs = append(specs[i].Outputs, task.Output{Dataset: o.Dataset, Subpartitions: o.Subpartitions})
+		}
+	}
+	return specs
+}
+
+func inputs(from []schedule.Input) []task.Input {
+	to := make([]task.Input, len(from))
+	for i, in := range from {
+		to[i] = task.Input{Dataset: in.Dataset, Partitions: in.Partitions, Lo: in.Lo, Hi: in.Hi}
+	}
+	return to
+}
+
+// announce tells a job's author what was decided.
+func (d *Dispatcher) announce(r catalog.Record) {
+	post := func(at catalog.Instant, level slog.Level, format string, args ...any) {
+		d.messages.Post(string(r.JobID()), at.Time(), level, fmt.Sprintf(format, args...))
+	}
+	switch r := r.(type) {
+	case *catalog.JobAccepted:
+		post(r.At, slog.LevelInfo, "job %q is accepted: %d stages in %d regions", r.Name, len(r.Graph.Stages), len(r.Graph.Regions))
+	case *catalog.ParallelismChosen:
+		post(r.At, slog.LevelDebug, "region %s: number of tasks %s", r.Region, r.Why)
+	case *catalog.TasksReset:
+		again := "at once"
+		if r.Delay > 0 {
+			again = "in " + r.Delay.Round(time.Millisecond).String()
+		}
+		post(r.At, slog.LevelWarn, "%s\n%d tasks will be run again, %s", r.Failure.String(), r.Count(), again)
+	case *catalog.StopRequested:
+		post(r.At, slog.LevelInfo, "the job was asked to %s", r.Mode)
+	case *catalog.JobEnded:
+		if r.Failure != nil {
+			post(r.At, slog.LevelError, "%s", r.Failure.Message)
+		}
+	}
+}

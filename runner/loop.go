@@ -1,0 +1,303 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"trestle/raftmeta/catalog"
+	"trestle/runner/schedule"
+	"trestle/runner/task"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// An input is something that happens: a submission, stopping, joining, lost or
+// report.
+type input interface {
+	tell(ctx context.Context, l *loop)
+}
+
+// A loop turns what happens into decisions. Its fields belong to the goroutine
+// of run.
+type loop struct {
+	d     *Dispatcher
+	group *errgroup.Group // of Run; owns the goroutines that read reports
+	// state holds all records that were decided, also those that are not yet
+	// durable; the board has the durable ones.
+	state    *catalog.State
+	seen     *schedule.Seen
+	managers map[string]TaskManager // for look-ups
+	next     batch                  // what goes with the next decision
+}
+
+// A batch is made durable, then answered, shown and acted on.
+type batch struct {
+	records []catalog.Record
+	actions []schedule.Action
+	joins   []TaskManager // before the actions
+	replies []chan<- error
+	jobs    []catalog.JobID // accepted by it
+}
+
+func (b *batch) empty() bool {
+	return len(b.records) == 0 && len(b.actions) == 0 && len(b.joins) == 0 && len(b.replies) == 0
+}
+
+// replay folds a record of the journal.
+func (l *loop) replay(r catalog.Record) error {
+	if err := l.state.Apply(r); err != nil {
+		// What a leader that had been replaced wrote has no effect anywhere.
+		l.d.log.Warn("ignored a record of the journal", "err", err)
+		return nil
+	}
+	return l.d.board.replay(r)
+}
+
+func (l *loop) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case in := <-l.d.inbox:
+			in.tell(ctx, l)
+			l.drain(ctx)
+		case <-timer.C:
+		case <-ctx.Done():
+			return errEnded
+		}
+		wake, err := l.decide(ctx)
+		if err != nil {
+			return err
+		}
+		timer.Stop()
+		if wake > 0 {
+			timer.Reset(time.Until(wake.Time()))
+		}
+	}
+}
+
+// drain takes what else has happened, so that one decision serves for all.
+func (l *loop) drain(ctx context.Context) {
+	for range inboxSize {
+		select {
+		case in := <-l.d.inbox:
+			in.tell(ctx, l)
+		default:
+			return
+		}
+	}
+}
+
+// decide hands what follows to the committer.
+func (l *loop) decide(ctx context.Context) (wake catalog.Instant, err error) {
+	got := schedule.Decide(l.state, l.seen, l.d.policy, catalog.At(time.Now()))
+	b := l.next
+	l.next = batch{}
+	b.records, b.actions = got.Records, got.Actions
+	if b.empty() {
+		return got.WakeAt, nil
+	}
+	select {
+	case l.d.commits <- b:
+		return got.WakeAt, nil
+	case <-ctx.Done():
+		return 0, errEnded
+	}
+}
+
+type submission struct {
+	r     *catalog.JobAccepted
+	reply chan<- error
+}
+
+func (s submission) tell(_ context.Context, l *loop) {
+	if l.state.Job(s.r.Job) != nil || l.submitted(s.r.Job) {
+		s.reply <- fmt.Errorf("submit job %q: %w", s.r.Job, ErrJobExists)
+		return
+	}
+	l.next.jobs = append(l.next.jobs, s.r.Job)
+	l.next.replies = append(l.next.replies, s.reply)
+	l.seen.Accepted(s.r)
+}
+
+type stopping struct {
+	job   catalog.JobID
+	mode  catalog.StopMode
+	reply chan<- error
+}
+
+func (s stopping) tell(_ context.Context, l *loop) {
+	j := l.state.Job(s.job)
+	if j == nil && !l.submitted(s.job) {
+		s.reply <- fmt.Errorf("%s job %q: %w", s.mode, s.job, ErrUnknownJob)
+		return
+	}
+	l.next.replies = append(l.next.replies, s.reply)
+	l.seen.StopRequested(&catalog.StopRequested{Job: s.job, At: catalog.At(time.Now()), Mode: s.mode})
+}
+
+// submitted reports whether the job is among those that the next decision will
+// accept.
+func (l *loop) submitted(job catalog.JobID) bool { return slices.Contains(l.next.jobs, job) }
+
+// joining is a TaskManager that has told what it has.
+type joining struct {
+	tm    TaskManager
+	slots int
+	has   task.Inventory
+	reply chan<- error // nil for those that are there from the start
+}
+
+func inventory(ctx context.Context, tm TaskManager) (joining, error) {
+	has, err := tm.Inventory(ctx)
+	if err != nil {
+		return joining{}, fmt.Errorf("ask TaskManager %s what it has: %w", tm.Name(), err)
+	}
+	return joining{tm: tm, slots: tm.Slots(), has: has}, nil
+}
+
+func (j joining) tell(ctx context.Context, l *loop) {
+	l.join(ctx, j)
+	l.next.replies = append(l.next.replies, j.reply)
+}
+
+func (l *loop) join(ctx context.Context, j joining) {
+	name := j.tm.Name()
+	l.managers[name] = j.tm
+	l.next.joins = append(l.next.joins, j.tm)
+	runs := make([]schedule.RunningTask, len(j.has.Running))
+	for i, r := range j.has.Running {
+		runs[i] = schedule.RunningTask{Job: catalog.JobID(r.Job), ID: taskID(r.ID), Slot: r.Slot}
+	}
+	held := make([]schedule.Held, len(j.has.Held))
+	for i, h := range j.has.Held {
+		held[i] = schedule.Held{Job: catalog.JobID(h.Job), Dataset: h.Dataset, Partitions: h.Partitions}
+	}
+	l.d.board.adopt(name, runs)
+	l.seen.Joined(name, j.slots, runs, held)
+	l.group.Go(func() error { l.d.listen(ctx, j.tm); return nil })
+}
+
+// listen passes a TaskManager's reports on until it is lost. What is only to
+// be shown goes to the board at once.
+func (d *Dispatcher) listen(ctx context.Context, tm TaskManager) {
+	reports := tm.Reports()
+	for {
+		var in input
+		select {
+		case r, there := <-reports:
+			switch {
+			case !there:
+				in = lost{tm}
+			case r.Started != nil:
+				d.board.started(*r.Started, time.Now())
+				continue
+			case r.Progress != nil:
+				d.board.progress(r.Progress)
+				continue
+			default:
+				in = report{r, time.Now()}
+			}
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case d.inbox <- in:
+		case <-ctx.Done():
+			return
+		}
+		if _, over := in.(lost); over {
+			return
+		}
+	}
+}
+
+type lost struct{ tm TaskManager }
+
+func (x lost) tell(_ context.Context, l *loop) {
+	name := x.tm.Name()
+	if l.managers[name] != x.tm {
+		return // its successor has joined already
+	}
+	delete(l.managers, name)
+	l.d.board.drop(name)
+	l.seen.LostManager(name, catalog.At(time.Now()))
+}
+
+// report is the end of a task.
+type report struct {
+	task.Report
+	at time.Time
+}
+
+func (r report) tell(_ context.Context, l *loop) {
+	switch {
+	case r.Finished != nil:
+		l.seen.Finished(l.d.finished(r.Finished, r.at))
+	case r.Failed != nil:
+		f, lostParts := failure(r.Failed, r.at)
+		l.seen.Failed(catalog.JobID(r.Failed.Job), f, lostParts)
+	}
+}
+
+func taskID(id task.ID) catalog.TaskID {
+	return catalog.TaskID{Stage: id.Stage, Index: id.Index, Attempt: id.Attempt}
+}
+
+const (
+	maxMetricsBytes = 256 << 10 // of one task, in the journal
+	maxMessageBytes = 64 << 10  // of one failure, in the journal
+)
+
+func (d *Dispatcher) finished(f *task.Finished, at time.Time) *catalog.TaskFinished {
+	r := &catalog.TaskFinished{
+		Job: catalog.JobID(f.Job), Task: taskID(f.ID),
+		Started: catalog.At(d.board.startOf(f.ID)), Ended: catalog.At(at),
+		InBytes: f.InBytes, OutBytes: f.OutBytes, InElements: f.InElements, OutElements: f.OutElements,
+		Metrics: f.Metrics,
+	}
+	if len(r.Metrics) > maxMetricsBytes {
+		d.log.Warn("a task's metrics are too large to keep", "job", f.Job, "task", r.Task.String(), "bytes", len(r.Metrics))
+		r.Metrics = nil
+	}
+	for _, o := range f.Outputs {
+		r.Outputs = append(r.Outputs, catalog.Output{
+			Dataset: o.Dataset, Bytes: o.Bytes, Count: o.Count,
+			Sketch: catalog.SketchOf(o.BySub), Durable: catalog.Durability(o.Durable),
+		})
+	}
+	return r
+}
+
+func failure(f *task.Failed, at time.Time) (catalog.Failure, []schedule.Lost) {
+	message := f.Message
+	if len(message) > maxMessageBytes {
+		message = message[:maxMessageBytes/2] + "\n[…]\n" + message[len(message)-maxMessageBytes/2:]
+	}
+	c := catalog.Failure{
+		Kind: failureKind(f.Cause), Task: taskID(f.ID), At: catalog.At(at),
+		Message: strings.ToValidUTF8(message, "\uFFFD"), // as the journal will have it
+	}
+	var lostParts []schedule.Lost
+	for _, p := range f.Lost {
+		lostParts = append(lostParts, schedule.Lost{Dataset: p.Dataset, Partition: p.Partition})
+	}
+	return c, lostParts
+}
+
+func failureKind(c task.Cause) catalog.FailureKind {
+	switch c {
+	case task.CauseUser:
+		return catalog.FailureUser
+	case task.CauseWorker:
+		return catalog.FailureWorker
+	case task.CausePartition:
+		return catalog.FailurePartition
+	case task.CauseCanceled:
+		return catalog.FailureLost
+	}
+	return catalog.FailureRunner
+}

@@ -1,0 +1,269 @@
+package schedule
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"trestle/internal/invariant"
+	"trestle/raftmeta/catalog"
+	"trestle/runner/jobgraph"
+)
+
+// A Decision is what Decide wants.
+type Decision struct {
+	// Records are to be made durable, in order. They are folded into the state
+	// already.
+	Records []catalog.Record
+	// Actions are to be done, in order, once Records are durable.
+	Actions []Action
+	// WakeAt is when to decide again though nothing has happened; 0 is never.
+	WakeAt catalog.Instant
+}
+
+// An Action is something to be done outside. Each may be done twice.
+type Action interface {
+	fmt.Stringer
+	action()
+}
+
+// Start runs the tasks of a column together in one slot.
+type Start struct {
+	TaskManager string
+	Slot        int
+	Job         catalog.JobID
+	Plan        catalog.Hash
+	Tasks       []TaskSpec
+}
+
+// A TaskSpec is what a task must know beyond its plan.
+type TaskSpec struct {
+	ID          catalog.TaskID
+	Parallelism int
+	Queue       uint32
+	Inputs      []Input
+	SideInputs  []Input
+	Outputs     []catalog.OutputChoice
+}
+
+// An Input is what a task reads of a dataset: sub-partitions [Lo, Hi) of the
+// partitions. Partitions are shared between tasks and read only.
+type Input struct {
+	Dataset    jobgraph.DatasetID
+	Partitions []jobgraph.Partition
+	Lo, Hi     int
+}
+
+// Cancel stops tasks.
+type Cancel struct {
+	TaskManager string
+	Job         catalog.JobID
+	Tasks       []catalog.TaskID
+}
+
+// Release frees partitions that a TaskManager holds.
+type Release struct {
+	TaskManager string
+	Job         catalog.JobID
+	Dataset     jobgraph.DatasetID
+	Partitions  []jobgraph.Partition
+}
+
+// ReleaseJob frees all that any TaskManager has of a job. It no longer runs.
+type ReleaseJob struct {
+	Job catalog.JobID
+}
+
+func (Start) action()      {}
+func (Cancel) action()     {}
+func (Release) action()    {}
+func (ReleaseJob) action() {}
+
+func (a Start) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "start %s on %s/%d:", a.Job, a.TaskManager, a.Slot)
+	for _, t := range a.Tasks {
+		fmt.Fprintf(&b, " %s", t.ID)
+		for _, in := range t.Inputs {
+			fmt.Fprintf(&b, " %s", in)
+		}
+		for _, in := range t.SideInputs {
+			fmt.Fprintf(&b, " side %s", in)
+		}
+		if t.Queue > 0 {
+			fmt.Fprintf(&b, " queue=%d", t.Queue)
+		}
+	}
+	return b.String()
+}
+
+// String prints the dataset, the partitions and the sub-partitions: d1(0#0
+// 1#2)[0,64).
+func (in Input) String() string {
+	return fmt.Sprintf("%s(%s)[%d,%d)", in.Dataset, partitions(in.Partitions), in.Lo, in.Hi)
+}
+
+func partitions(ps []jobgraph.Partition) string {
+	var b strings.Builder
+	for i, p := range ps {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%d#%d", p.Index, p.Attempt)
+	}
+	return b.String()
+}
+
+func (a Cancel) String() string {
+	s := fmt.Sprintf("cancel %s on %s:", a.Job, a.TaskManager)
+	for _, t := range a.Tasks {
+		s += " " + t.String()
+	}
+	return s
+}
+
+func (a Release) String() string {
+	return fmt.Sprintf("release %s on %s: %s(%s)", a.Job, a.TaskManager, a.Dataset, partitions(a.Partitions))
+}
+
+func (a ReleaseJob) String() string { return fmt.Sprintf("release %s", a.Job) }
+
+// A call is one Decide under way.
+type call struct {
+	state  *catalog.State
+	seen   *Seen
+	policy Policy
+	now    catalog.Instant
+	out    Decision
+	stray  bool // tasks may be running that are not wanted
+}
+
+// Decide takes what was seen since the last time and returns what follows. It
+// folds the records that it proposes into state, and notes in seen what it
+// wants started and released, so that it can be called again before they are
+// durable or done.
+func Decide(state *catalog.State, seen *Seen, policy Policy, now catalog.Instant) Decision {
+	c := &call{state: state, seen: seen, policy: policy.WithDefaults(), now: now}
+	events := seen.events
+	seen.events = nil
+	for _, e := range events {
+		e.decide(c)
+	}
+	if !seen.known {
+		return c.out
+	}
+	c.chooseReady()
+	c.startReady()
+	c.stopStray()
+	c.endJobs()
+	return c.out
+}
+
+// propose adds a record. It must fit the state: whoever proposes has checked.
+func (c *call) propose(r catalog.Record) {
+	err := c.state.Apply(r)
+	invariant.Check(err == nil, "schedule proposes a record that doesn't fit: %v", err)
+	c.out.Records = append(c.out.Records, r)
+}
+
+func (c *call) act(a Action) { c.out.Actions = append(c.out.Actions, a) }
+
+// wakeAt asks to be called at that instant, or earlier.
+func (c *call) wakeAt(at catalog.Instant) {
+	if c.out.WakeAt == 0 || at < c.out.WakeAt {
+		c.out.WakeAt = at
+	}
+}
+
+// stopStray stops running tasks that nobody wants any more: of jobs that have
+// ended or are being cancelled, and of attempts that were given up.
+func (c *call) stopStray() {
+	if !c.stray {
+		return
+	}
+	for _, m := range c.seen.managers {
+		for i := range m.slots {
+			var ids []catalog.TaskID
+			for _, r := range m.slots[i].tasks {
+				if !r.cancelled && !c.wanted(r.job, r.id) {
+					r.cancelled = true
+					ids = append(ids, r.id)
+				}
+			}
+			if len(ids) > 0 {
+				c.act(Cancel{TaskManager: m.name, Job: m.slots[i].job.id, Tasks: ids})
+			}
+		}
+	}
+}
+
+// wanted reports whether the attempt is still to be run to its end.
+func (c *call) wanted(job catalog.JobID, id catalog.TaskID) bool {
+	j := c.state.Job(job)
+	if j == nil || j.State.Terminal() || j.State == catalog.Cancelling {
+		return false
+	}
+	t := task(j, id)
+	return t != nil && t.Attempt == id.Attempt
+}
+
+// task returns the task with that index, whatever its attempt, or nil.
+func task(j *catalog.Job, id catalog.TaskID) *catalog.Task {
+	at := j.StageAt(id.Stage)
+	if at < 0 || id.Index < 0 || id.Index >= len(j.Stages[at].Tasks) {
+		return nil
+	}
+	return &j.Stages[at].Tasks[id.Index]
+}
+
+// endJobs ends cancelled jobs when their last task has stopped, frees what
+// ended jobs held, and forgets the oldest when there are too many.
+func (c *call) endJobs() {
+	active := c.state.Active()
+	for i := 0; i < len(active); i++ {
+		j := active[i]
+		js := c.seen.jobs[j.ID]
+		if j.State == catalog.Cancelling && (js == nil || js.slots == 0) {
+			c.propose(&catalog.JobEnded{Job: j.ID, At: c.now, State: catalog.Cancelled})
+			active = c.state.Active()
+			i--
+		}
+	}
+	var over []catalog.JobID
+	for id, js := range c.seen.jobs {
+		if c.state.Job(id).State.Terminal() && js.slots == 0 {
+			over = append(over, id)
+		}
+	}
+	slices.Sort(over)
+	for _, id := range over {
+		delete(c.seen.jobs, id)
+		c.act(ReleaseJob{Job: id})
+	}
+	if len(over) > 0 {
+		c.forget()
+	}
+}
+
+// forget drops the oldest ended jobs beyond what history may hold.
+func (c *call) forget() {
+	jobs, tasks := 0, 0
+	var drop []catalog.JobID
+	all := c.state.Jobs()
+	for i := len(all) - 1; i >= 0; i-- {
+		j := all[i]
+		if !j.State.Terminal() || c.seen.jobs[j.ID] != nil {
+			continue
+		}
+		jobs++
+		for _, st := range j.Stages {
+			tasks += st.Parallelism
+		}
+		if jobs > c.policy.HistoryJobs || tasks > c.policy.HistoryTasks && jobs > 1 {
+			drop = append(drop, j.ID)
+		}
+	}
+	for i := len(drop) - 1; i >= 0; i-- {
+		c.propose(&catalog.JobForgotten{Job: drop[i]})
+	}
+}

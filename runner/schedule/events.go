@@ -1,0 +1,353 @@
+package schedule
+
+import (
+	"slices"
+
+	"trestle/raftmeta/catalog"
+	"trestle/runner/jobgraph"
+)
+
+type accepted struct{ r *catalog.JobAccepted }
+
+func (e accepted) decide(c *call) {
+	c.propose(e.r)
+	c.seen.job(c.state.Job(e.r.Job))
+}
+
+type stopRequested struct{ r *catalog.StopRequested }
+
+func (e stopRequested) decide(c *call) {
+	j := c.state.Job(e.r.Job)
+	if j == nil || j.State.Terminal() || j.State == catalog.Cancelling || e.r.Mode == catalog.StopDrain && j.State == catalog.Draining {
+		return // it ended meanwhile, or was asked before
+	}
+	c.propose(e.r)
+	c.stray = true
+}
+
+type finished struct{ r *catalog.TaskFinished }
+
+func (e finished) decide(c *call) {
+	ran := c.seen.vacate(e.r.Job, e.r.Task)
+	j := c.state.Job(e.r.Job)
+	if j == nil {
+		return
+	}
+	t := task(j, e.r.Task)
+	if j.State.Terminal() || t == nil || t.Attempt != e.r.Task.Attempt {
+		c.discard(e.r, ran)
+		return
+	}
+	if t.Done != nil {
+		return
+	}
+	r := *e.r
+	var missing jobgraph.DatasetID
+	if r.Outputs, missing = inOrder(j.Stages[j.StageAt(r.Task.Stage)], e.r.Outputs); missing != "" {
+		f := catalog.Failure{Kind: catalog.FailureRunner, Task: r.Task, At: r.Ended, Message: "the task finished without telling what it wrote of " + string(missing)}
+		units := []unit{unitOf(j, j.StageAt(r.Task.Stage), r.Task.Index)}
+		c.restart(j, units, units, f)
+		return
+	}
+	if ran != nil {
+		r.TaskManager, r.Slot = ran.manager.name, ran.slot
+	}
+	c.propose(&r)
+	if st := j.StageAt(r.Task.Stage); j.Stages[st].Complete() && !j.State.Terminal() {
+		c.releaseInputs(j, st)
+	}
+}
+
+// inOrder puts what a task wrote into the order of its stage's outputs, or
+// names one that is missing.
+func inOrder(st *catalog.Stage, told []catalog.Output) (outputs []catalog.Output, missing jobgraph.DatasetID) {
+	for _, want := range st.Outputs {
+		i := slices.IndexFunc(told, func(o catalog.Output) bool { return o.Dataset == want.Dataset })
+		if i < 0 {
+			return nil, want.Dataset
+		}
+		outputs = append(outputs, told[i])
+	}
+	return outputs, ""
+}
+
+// discard frees what an attempt wrote that counts for nothing.
+func (c *call) discard(r *catalog.TaskFinished, ran *running) {
+	if ran == nil {
+		return
+	}
+	for _, o := range r.Outputs {
+		c.act(Release{
+			TaskManager: ran.manager.name, Job: r.Job, Dataset: o.Dataset,
+			Partitions: []jobgraph.Partition{{Index: r.Task.Index, Attempt: r.Task.Attempt}},
+		})
+	}
+}
+
+// releaseInputs frees the inputs of a stage that has all it wanted of them, if
+// their other readers have, too.
+func (c *call) releaseInputs(j *catalog.Job, stage int) {
+	st := j.Graph.Stages[stage]
+	for _, ids := range [][]jobgraph.DatasetID{st.Inputs, st.SideInputs} {
+		for _, id := range ids {
+			if c.readAll(j, id) {
+				c.release(j, id)
+			}
+		}
+	}
+}
+
+// readAll reports whether all readers of a dataset have finished.
+func (c *call) readAll(j *catalog.Job, id jobgraph.DatasetID) bool {
+	for _, consumer := range j.Dataset(id).Consumers {
+		if !j.Stages[j.StageAt(consumer)].Complete() {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *call) release(j *catalog.Job, id jobgraph.DatasetID) {
+	js, d := c.seen.job(j), j.DatasetAt(id)
+	producer := j.Stages[j.StageAt(j.Graph.Datasets[d].Producer)]
+	if js.released[d] || !producer.Complete() {
+		return
+	}
+	js.released[d] = true
+	js.parts[d] = nil
+	held := map[string][]jobgraph.Partition{}
+	for i := range producer.Tasks {
+		t := &producer.Tasks[i]
+		js.lose(d, i, t.Attempt)
+		held[t.Done.TaskManager] = append(held[t.Done.TaskManager], jobgraph.Partition{Index: i, Attempt: t.Attempt})
+	}
+	for _, m := range c.seen.managers {
+		if ps := held[m.name]; len(ps) > 0 {
+			c.act(Release{TaskManager: m.name, Job: j.ID, Dataset: id, Partitions: ps})
+		}
+	}
+}
+
+type failed struct {
+	job  catalog.JobID
+	f    catalog.Failure
+	lost []Lost
+}
+
+func (e failed) decide(c *call) {
+	ran := c.seen.vacate(e.job, e.f.Task)
+	if ran != nil {
+		e.f.TaskManager = ran.manager.name
+	}
+	j := c.state.Job(e.job)
+	if j == nil || !c.wanted(e.job, e.f.Task) {
+		return // it was to stop, or another attempt has taken its place
+	}
+	if task(j, e.f.Task).Done != nil {
+		return
+	}
+	seeds := []unit{unitOf(j, j.StageAt(e.f.Task.Stage), e.f.Task.Index)}
+	for _, l := range e.lost {
+		if u, ok := c.lose(j, l); ok {
+			seeds = append(seeds, u)
+		}
+	}
+	c.restart(j, seeds, seeds, e.f)
+}
+
+// lose notes that a partition is gone and returns the unit that makes it. It
+// is false for one that is none, or was made again meanwhile.
+func (c *call) lose(j *catalog.Job, l Lost) (unit, bool) {
+	d := j.DatasetAt(l.Dataset)
+	if d < 0 {
+		return unit{}, false
+	}
+	producer := j.Graph.Datasets[d].Producer
+	t := task(j, catalog.TaskID{Stage: producer, Index: l.Index})
+	if t == nil || t.Attempt != l.Attempt || t.Done == nil {
+		return unit{}, false
+	}
+	c.seen.job(j).lose(d, l.Index, l.Attempt)
+	return unitOf(j, j.StageAt(producer), l.Index), true
+}
+
+type lostManager struct {
+	name string
+	at   catalog.Instant
+}
+
+func (e lostManager) decide(c *call) {
+	m := c.seen.manager(e.name)
+	if m == nil {
+		return
+	}
+	c.seen.managers = slices.DeleteFunc(c.seen.managers, func(x *manager) bool { return x == m })
+	var ran []*running
+	for i := range m.slots {
+		for _, r := range slices.Clone(m.slots[i].tasks) {
+			c.seen.vacate(r.job, r.id)
+			ran = append(ran, r)
+		}
+	}
+	failure := catalog.Failure{Kind: catalog.FailureLost, TaskManager: e.name, At: e.at, Message: "the TaskManager is gone"}
+	for _, j := range slices.Clone(c.state.Active()) {
+		if j.State == catalog.Cancelling {
+			continue
+		}
+		var seeds []unit
+		for _, r := range ran {
+			if r.job == j.ID && c.wanted(r.job, r.id) && task(j, r.id).Done == nil {
+				seeds = append(seeds, unitOf(j, j.StageAt(r.id.Stage), r.id.Index))
+			}
+		}
+		c.loseHeld(j, e.name)
+		seeds = append(seeds, c.missing(j)...)
+		if len(seeds) > 0 {
+			c.restart(j, seeds, seeds, failure)
+		}
+	}
+}
+
+// loseHeld notes as gone what the TaskManager held.
+func (c *call) loseHeld(j *catalog.Job, name string) {
+	js := c.seen.job(j)
+	for _, st := range j.Stages {
+		for i := range st.Tasks {
+			t := &st.Tasks[i]
+			if t.Done == nil || t.Done.TaskManager != name {
+				continue
+			}
+			for _, o := range t.Done.Outputs {
+				if o.Durable != catalog.InBlob {
+					js.lose(j.DatasetAt(o.Dataset), i, t.Attempt)
+				}
+			}
+		}
+	}
+}
+
+// missing returns the units whose output is gone though someone still needs it.
+func (c *call) missing(j *catalog.Job) []unit {
+	js := c.seen.job(j)
+	var units []unit
+	for s, st := range j.Stages {
+		for i := range st.Tasks {
+			t := &st.Tasks[i]
+			if t.Done == nil {
+				continue
+			}
+			for _, id := range j.Graph.Stages[s].Outputs {
+				if !js.available(j.DatasetAt(id), i, t) && c.needed(j, id, i) {
+					units = append(units, unitOf(j, s, i))
+					break
+				}
+			}
+		}
+	}
+	return units
+}
+
+// needed reports whether some task that has not finished reads the partition.
+func (c *call) needed(j *catalog.Job, id jobgraph.DatasetID, partition int) bool {
+	for _, consumer := range j.Dataset(id).Consumers {
+		at := j.StageAt(consumer)
+		if j.Stages[at].Complete() {
+			continue
+		}
+		reader, one := pointwiseReader(j, at, id, partition)
+		if !one || reader >= 0 && j.Stages[at].Tasks[reader].Done == nil {
+			return true
+		}
+	}
+	return false
+}
+
+type joined struct {
+	name  string
+	slots int
+	runs  []RunningTask
+	held  []Held
+}
+
+func (e joined) decide(c *call) {
+	if c.seen.manager(e.name) != nil {
+		lostManager{e.name, c.now}.decide(c)
+	}
+	m := c.seen.addManager(e.name, e.slots)
+	for _, r := range e.runs {
+		j := c.state.Job(r.Job)
+		t := (*catalog.Task)(nil)
+		if j != nil {
+			t = task(j, r.ID)
+		}
+		if t == nil || r.Slot < 0 || r.Slot >= e.slots {
+			c.act(Cancel{TaskManager: e.name, Job: r.Job, Tasks: []catalog.TaskID{r.ID}})
+			continue
+		}
+		js := c.seen.job(j)
+		c.seen.occupy(m, r.Slot, js, r.ID)
+		if t.Attempt == r.ID.Attempt {
+			js.launched[j.StageAt(r.ID.Stage)][r.ID.Index] = r.ID.Attempt + 1
+		}
+	}
+	c.stray = true
+	for _, h := range e.held {
+		c.takeIn(m, h)
+	}
+}
+
+// takeIn notes that partitions are there after all, and frees those that
+// nobody will read.
+func (c *call) takeIn(m *manager, h Held) {
+	j := c.state.Job(h.Job)
+	var useless []jobgraph.Partition
+	for _, p := range h.Partitions {
+		if !c.useful(j, h.Dataset, p) {
+			useless = append(useless, p)
+			continue
+		}
+		c.seen.job(j).gone[j.DatasetAt(h.Dataset)][p.Index] = 0
+	}
+	if len(useless) > 0 {
+		c.act(Release{TaskManager: m.name, Job: h.Job, Dataset: h.Dataset, Partitions: useless})
+	}
+}
+
+// useful reports whether someone will read a partition that is held.
+func (c *call) useful(j *catalog.Job, id jobgraph.DatasetID, p jobgraph.Partition) bool {
+	if j == nil || j.State.Terminal() || j.DatasetAt(id) < 0 {
+		return false
+	}
+	t := task(j, catalog.TaskID{Stage: j.Dataset(id).Producer, Index: p.Index})
+	return t != nil && t.Attempt == p.Attempt && (t.Done == nil || c.needed(j, id, p.Index))
+}
+
+type known struct{ at catalog.Instant }
+
+func (e known) decide(c *call) {
+	for _, j := range slices.Clone(c.state.Active()) {
+		if j.State == catalog.Cancelling {
+			continue
+		}
+		seeds := append(c.orphans(j), c.missing(j)...)
+		if len(seeds) > 0 {
+			// Nobody is to blame: a job isn't charged for its runner's restarts.
+			c.restart(j, seeds, nil, catalog.Failure{Kind: catalog.FailureLost, At: e.at, Message: "the JobManager was started again, and what ran or was held in memory is gone"})
+		}
+	}
+	c.seen.known = true
+}
+
+// orphans are the units with unfinished tasks that run nowhere.
+func (c *call) orphans(j *catalog.Job) []unit {
+	js := c.seen.job(j)
+	var units []unit
+	for s, st := range j.Stages {
+		for i := range st.Tasks {
+			if t := &st.Tasks[i]; t.Done == nil && js.launched[s][i] != t.Attempt+1 {
+				units = append(units, unitOf(j, s, i))
+			}
+		}
+	}
+	return units
+}

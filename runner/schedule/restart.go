@@ -1,0 +1,348 @@
+package schedule
+
+import (
+	"math"
+	"sort"
+	"time"
+
+	"trestle/raftmeta/catalog"
+	"trestle/runner/jobgraph"
+)
+
+// A unit is what starts, fails and restarts as one: of a pointwise region one
+// column, the tasks with one index; of any other region all of it.
+type unit struct {
+	region int
+	column int // -1 for a region that is one unit
+}
+
+// unitOf returns the unit that holds a task.
+func unitOf(j *catalog.Job, stage, index int) unit {
+	r := j.RegionOf(stage)
+	if j.Graph.Regions[r].Pointwise {
+		return unit{r, index}
+	}
+	return unit{r, -1}
+}
+
+// width is the number of columns of a region: its greatest parallelism.
+func width(j *catalog.Job, region int) int {
+	n := 0
+	for _, id := range j.Graph.Regions[region].Stages {
+		n = max(n, j.Stages[j.StageAt(id)].Parallelism)
+	}
+	return n
+}
+
+// A restartSet grows from what failed to all that must run again with it: the
+// producers of inputs that are gone, and the readers of what is made again,
+// finished ones too, because user code may give other output the second time.
+type restartSet struct {
+	j       *catalog.Job
+	js      *jobSeen
+	whole   []bool   // by region: all of it
+	columns [][]bool // by region: some of its columns
+	queues  []bool   // by stage: the restriction queue begins again
+	anew    bool     // queues didn't outlive what failed
+	// Edges from all to all are followed once, however many units share them:
+	// ten thousand tasks reading from ten thousand stay linear.
+	producersDone []bool // by dataset
+	todo          []unit
+}
+
+func newRestartSet(j *catalog.Job, js *jobSeen, anew bool) *restartSet {
+	return &restartSet{
+		j: j, js: js, anew: anew,
+		whole: make([]bool, len(j.Regions)), columns: make([][]bool, len(j.Regions)), queues: make([]bool, len(j.Stages)),
+		producersDone: make([]bool, len(j.Graph.Datasets)),
+	}
+}
+
+// add puts a unit into the set, if it isn't there.
+func (s *restartSet) add(u unit) {
+	if s.whole[u.region] {
+		return
+	}
+	if u.column < 0 {
+		s.addRegion(u.region)
+		return
+	}
+	if s.columns[u.region] == nil {
+		s.columns[u.region] = make([]bool, width(s.j, u.region))
+	}
+	if s.columns[u.region][u.column] {
+		return
+	}
+	s.columns[u.region][u.column] = true
+	s.todo = append(s.todo, u)
+	s.checkQueue(u)
+}
+
+// addRegion puts all units of a region into the set.
+func (s *restartSet) addRegion(region int) {
+	if s.whole[region] {
+		return
+	}
+	s.whole[region] = true
+	s.todo = append(s.todo, unit{region, -1})
+	for _, id := range s.j.Graph.Regions[region].Stages {
+		at := s.j.StageAt(id)
+		s.queues[at] = s.j.Graph.Stages[at].Root == jobgraph.RootRestrictions
+	}
+}
+
+// checkQueue widens the set to the whole region where a column pulled its work
+// from a queue that can't take it back: one that is gone, or was closed when
+// the stage had finished.
+func (s *restartSet) checkQueue(u unit) {
+	for _, id := range s.j.Graph.Regions[u.region].Stages {
+		at := s.j.StageAt(id)
+		st := s.j.Stages[at]
+		if s.j.Graph.Stages[at].Root == jobgraph.RootRestrictions && u.column < len(st.Tasks) && (s.anew || st.Complete()) {
+			s.addRegion(u.region)
+			return
+		}
+	}
+}
+
+// close follows the edges until the set holds all that it must.
+func (s *restartSet) close() {
+	for len(s.todo) > 0 {
+		u := s.todo[len(s.todo)-1]
+		s.todo = s.todo[:len(s.todo)-1]
+		for _, id := range s.j.Graph.Regions[u.region].Stages {
+			at := s.j.StageAt(id)
+			lo, hi := 0, len(s.j.Stages[at].Tasks)
+			if u.column >= 0 {
+				lo, hi = min(u.column, hi), min(u.column+1, hi)
+			}
+			if lo < hi {
+				s.addProducers(at, lo, hi)
+				s.addReaders(at, lo, hi)
+			}
+		}
+	}
+}
+
+// addProducers adds the makers of what tasks [lo, hi) of the stage read and
+// is gone.
+func (s *restartSet) addProducers(stage, lo, hi int) {
+	spec, st := s.j.Graph.Stages[stage], s.j.Stages[stage]
+	for i, id := range spec.Inputs {
+		if in := st.Inputs[i]; in.Reading == catalog.ReadPointwise {
+			s.addMissing(id, in.Cuts[lo], in.Cuts[hi])
+		} else {
+			s.addAllMissing(id)
+		}
+	}
+	for _, id := range spec.SideInputs {
+		s.addAllMissing(id)
+	}
+}
+
+func (s *restartSet) addAllMissing(id jobgraph.DatasetID) {
+	d := s.j.DatasetAt(id)
+	if s.producersDone[d] {
+		return
+	}
+	s.producersDone[d] = true
+	s.addMissing(id, 0, len(s.j.Stages[s.j.StageAt(s.j.Graph.Datasets[d].Producer)].Tasks))
+}
+
+func (s *restartSet) addMissing(id jobgraph.DatasetID, lo, hi int) {
+	d := s.j.DatasetAt(id)
+	producer := s.j.StageAt(s.j.Graph.Datasets[d].Producer)
+	tasks := s.j.Stages[producer].Tasks
+	for p := lo; p < min(hi, len(tasks)); p++ {
+		// One that is still being made is not missing: its unit runs, or was
+		// put into the set by whoever failed.
+		if tasks[p].Done != nil && !s.js.available(d, p, &tasks[p]) {
+			s.add(unitOf(s.j, producer, p))
+		}
+	}
+}
+
+// addReaders adds whoever reads what tasks [lo, hi) of the stage write.
+func (s *restartSet) addReaders(stage, lo, hi int) {
+	for _, id := range s.j.Graph.Stages[stage].Outputs {
+		for _, consumer := range s.j.Dataset(id).Consumers {
+			at := s.j.StageAt(consumer)
+			if s.j.Stages[at].Parallelism == 0 {
+				continue // it will wait for the new generation
+			}
+			for p := lo; p < hi; p++ {
+				reader, one := pointwiseReader(s.j, at, id, p)
+				if !one {
+					s.addRegion(s.j.RegionOf(at))
+					break
+				}
+				if reader >= 0 {
+					s.add(unitOf(s.j, at, reader))
+				}
+			}
+		}
+	}
+}
+
+// pointwiseReader returns the task of the consumer that reads the partition of
+// the dataset, -1 if none does. It is false if more than one may.
+func pointwiseReader(j *catalog.Job, consumer int, id jobgraph.DatasetID, partition int) (reader int, one bool) {
+	for _, side := range j.Graph.Stages[consumer].SideInputs {
+		if side == id {
+			return 0, false
+		}
+	}
+	for _, in := range j.Stages[consumer].Inputs {
+		if in.Dataset != id {
+			continue
+		}
+		if in.Reading != catalog.ReadPointwise {
+			return 0, false
+		}
+		// The first cut beyond the partition ends its reader's part.
+		reader := sort.SearchInts(in.Cuts, partition+1) - 1
+		if reader >= len(in.Cuts)-1 {
+			return -1, true
+		}
+		return reader, true
+	}
+	return 0, false // not yet chosen
+}
+
+// tasks lists the set by stages, and the stages whose queues begin again.
+func (s *restartSet) tasks() (ranges []catalog.TaskRange, queues []jobgraph.StageID) {
+	for at, st := range s.j.Stages {
+		r := s.j.RegionOf(at)
+		if s.whole[r] && len(st.Tasks) > 0 {
+			ranges = append(ranges, catalog.TaskRange{Stage: st.Stage, Lo: 0, Hi: len(st.Tasks)})
+			if s.queues[at] {
+				queues = append(queues, st.Stage)
+			}
+			continue
+		}
+		ranges = appendRanges(ranges, st.Stage, s.columns[r], len(st.Tasks))
+	}
+	return ranges, queues
+}
+
+// appendRanges adds the marked ones of the stage's tasks.
+func appendRanges(ranges []catalog.TaskRange, stage jobgraph.StageID, marked []bool, tasks int) []catalog.TaskRange {
+	n := min(len(marked), tasks)
+	for lo := 0; lo < n; lo++ {
+		if !marked[lo] {
+			continue
+		}
+		hi := lo + 1
+		for hi < n && marked[hi] {
+			hi++
+		}
+		ranges = append(ranges, catalog.TaskRange{Stage: stage, Lo: lo, Hi: hi})
+		lo = hi
+	}
+	return ranges
+}
+
+// restart runs the seeds again, and all that must run again with them, or ends
+// the job if those to blame have failed too often.
+func (c *call) restart(j *catalog.Job, seeds, blamed []unit, f catalog.Failure) {
+	delay, again := c.verdict(j, blamed, f)
+	if !again {
+		c.propose(&catalog.JobEnded{Job: j.ID, At: c.now, State: catalog.Failed, Failure: &f})
+		c.stray = true
+		return
+	}
+	js := c.seen.job(j)
+	set := newRestartSet(j, js, f.Kind == catalog.FailureLost)
+	for _, u := range seeds {
+		set.add(u)
+	}
+	set.close()
+	r := &catalog.TasksReset{Job: j.ID, At: c.now, Failure: f, Delay: delay}
+	r.Tasks, r.Queues = set.tasks()
+	r.Blamed = unitTasks(j, blamed)
+	c.propose(r)
+	c.stray = true
+	c.afterReset(j, js, r)
+}
+
+// afterReset drops what was derived from the attempts that were given up.
+func (c *call) afterReset(j *catalog.Job, js *jobSeen, r *catalog.TasksReset) {
+	for _, x := range r.Tasks {
+		for _, id := range j.Graph.Stages[j.StageAt(x.Stage)].Outputs {
+			d := j.DatasetAt(id)
+			js.parts[d], js.released[d] = nil, false
+		}
+	}
+	clear(js.cursor)
+}
+
+// unitTasks lists the tasks of the units.
+func unitTasks(j *catalog.Job, units []unit) []catalog.TaskRange {
+	s := &restartSet{j: j, whole: make([]bool, len(j.Regions)), columns: make([][]bool, len(j.Regions)), queues: make([]bool, len(j.Stages))}
+	for _, u := range units {
+		if u.column < 0 {
+			s.whole[u.region] = true
+			continue
+		}
+		if s.columns[u.region] == nil {
+			s.columns[u.region] = make([]bool, width(j, u.region))
+		}
+		s.columns[u.region][u.column] = true
+	}
+	ranges, _ := s.tasks()
+	return ranges
+}
+
+// verdict says whether what is to blame may be tried again, and after what
+// delay.
+func (c *call) verdict(j *catalog.Job, blamed []unit, f catalog.Failure) (delay time.Duration, again bool) {
+	failures, losses := 0, 0
+	for _, x := range unitTasks(j, blamed) {
+		st := j.Stages[j.StageAt(x.Stage)]
+		for i := x.Lo; i < x.Hi; i++ {
+			failures, losses = max(failures, st.Tasks[i].Failures), max(losses, st.Tasks[i].Losses)
+		}
+	}
+	if f.Kind.Blameless() {
+		return lossDelay(losses), losses < c.policy.Losses
+	}
+	s := j.Restart
+	switch s.Kind {
+	case catalog.RestartFixedDelay:
+		return s.Delay, failures < s.Attempts
+	case catalog.RestartExponential:
+		return c.backoff(j), s.Attempts == 0 || failures < s.Attempts
+	case catalog.RestartFailureRate:
+		recent := 0
+		for _, at := range j.FailureTimes {
+			if c.now.Sub(at) < s.Interval {
+				recent++
+			}
+		}
+		return s.Delay, recent < s.Attempts
+	}
+	return 0, false
+}
+
+// lossDelay lets the first loss be made good at once; a task that is lost
+// again and again waits longer each time.
+func lossDelay(losses int) time.Duration {
+	if losses == 0 {
+		return 0
+	}
+	return min(50*time.Millisecond<<min(losses, 10), 10*time.Second)
+}
+
+// backoff is the exponential strategy's next delay.
+func (c *call) backoff(j *catalog.Job) time.Duration {
+	s := j.Restart
+	n := len(j.FailureTimes)
+	if n == 0 || s.Interval > 0 && c.now.Sub(j.FailureTimes[n-1]) >= s.Interval {
+		return s.Delay
+	}
+	next := float64(j.Delay) * math.Max(s.Factor, 1)
+	if s.MaxDelay > 0 {
+		next = math.Min(next, float64(s.MaxDelay))
+	}
+	return time.Duration(math.Min(next, float64(24*time.Hour)))
+}

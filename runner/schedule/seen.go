@@ -1,0 +1,260 @@
+package schedule
+
+import (
+	"slices"
+	"strings"
+
+	"trestle/raftmeta/catalog"
+	"trestle/runner/jobgraph"
+)
+
+// Seen is what was observed: which TaskManagers there are, what runs in their
+// slots, which partitions are known to be gone, and what happened since the
+// last Decide. Its owner tells it what happens; only Decide reads it. It is
+// not safe for concurrent use.
+type Seen struct {
+	managers []*manager // by name; only those that are there
+	jobs     map[catalog.JobID]*jobSeen
+	running  map[runKey]*running // for look-ups
+	events   []event
+	known    bool // Known was called: what no TaskManager told of is not there
+}
+
+// A manager is a TaskManager that is there.
+type manager struct {
+	name  string
+	slots []slot
+	free  int // slots that hold nothing
+}
+
+// A slot holds the tasks of one column, until the last has ended.
+type slot struct {
+	job   *jobSeen // nil when the slot is free
+	tasks []*running
+}
+
+// A running task is in a slot.
+type running struct {
+	job       catalog.JobID
+	id        catalog.TaskID
+	manager   *manager
+	slot      int
+	cancelled bool // it was told to stop
+}
+
+type runKey struct {
+	job catalog.JobID
+	id  catalog.TaskID
+}
+
+// jobSeen is what was observed of one job that has not been released.
+type jobSeen struct {
+	id catalog.JobID
+	// launched holds, by stage and task, one more than the attempt that was
+	// started last; 0 when none was. It is what tells a waiting task from one
+	// that runs.
+	launched [][]uint32
+	// gone holds, by dataset of the graph and partition, one more than the
+	// latest attempt that is known not to be there any more.
+	gone     [][]uint32
+	released []bool                 // by dataset: all readers have finished, partitions are freed
+	parts    [][]jobgraph.Partition // by dataset: what its readers are told, shared by all; nil when not yet made
+	cursor   []int                  // by region: all units before it are launched or done
+	slots    int                    // that the job's tasks occupy
+}
+
+// An event is something that happened and was not yet decided upon.
+type event interface{ decide(c *call) }
+
+// NewSeen returns a Seen that has seen nothing.
+func NewSeen() *Seen {
+	return &Seen{jobs: map[catalog.JobID]*jobSeen{}, running: map[runKey]*running{}}
+}
+
+// Pending reports whether something happened that was not yet decided upon.
+func (s *Seen) Pending() bool { return len(s.events) > 0 }
+
+// Accepted says that a job was submitted. The record must fit the state.
+func (s *Seen) Accepted(r *catalog.JobAccepted) { s.events = append(s.events, accepted{r}) }
+
+// StopRequested says that someone wants a job to end early.
+func (s *Seen) StopRequested(r *catalog.StopRequested) {
+	s.events = append(s.events, stopRequested{r})
+}
+
+// Finished says that a task has ended well. It needs TaskManager and Slot no
+// more than zero: Decide fills them in.
+func (s *Seen) Finished(r *catalog.TaskFinished) { s.events = append(s.events, finished{r}) }
+
+// A Lost partition is one that a task could not read.
+type Lost struct {
+	Dataset jobgraph.DatasetID
+	jobgraph.Partition
+}
+
+// Failed says that a task has ended without effect. Cancelled tasks fail with
+// kind FailureLost; it is known which were told to stop.
+func (s *Seen) Failed(job catalog.JobID, f catalog.Failure, lost []Lost) {
+	s.events = append(s.events, failed{job, f, lost})
+}
+
+// A RunningTask is a task that a TaskManager says it runs.
+type RunningTask struct {
+	Job  catalog.JobID
+	ID   catalog.TaskID
+	Slot int
+}
+
+// Held are partitions of a dataset that a TaskManager says it has.
+type Held struct {
+	Job        catalog.JobID
+	Dataset    jobgraph.DatasetID
+	Partitions []jobgraph.Partition
+}
+
+// Joined says that a TaskManager is there, with what it runs and holds. If one
+// of that name was there, it is gone.
+func (s *Seen) Joined(name string, slots int, runs []RunningTask, held []Held) {
+	s.events = append(s.events, joined{name, slots, runs, held})
+}
+
+// LostManager says that a TaskManager is gone, with all that it ran and what
+// it held in memory or on its disk.
+func (s *Seen) LostManager(name string, at catalog.Instant) {
+	s.events = append(s.events, lostManager{name, at})
+}
+
+// Known says, once after a start, that every TaskManager that is expected has
+// joined: what none of them told of is not there. Nothing is started before.
+func (s *Seen) Known(at catalog.Instant) { s.events = append(s.events, known{at}) }
+
+// totalSlots is the number of slots there are.
+func (s *Seen) totalSlots() int {
+	n := 0
+	for _, m := range s.managers {
+		n += len(m.slots)
+	}
+	return n
+}
+
+func (s *Seen) freeSlots() int {
+	n := 0
+	for _, m := range s.managers {
+		n += m.free
+	}
+	return n
+}
+
+func (s *Seen) manager(name string) *manager {
+	i, ok := slices.BinarySearchFunc(s.managers, name, func(m *manager, name string) int { return strings.Compare(m.name, name) })
+	if !ok {
+		return nil
+	}
+	return s.managers[i]
+}
+
+func (s *Seen) addManager(name string, slots int) *manager {
+	m := &manager{name: name, slots: make([]slot, slots), free: slots}
+	i, _ := slices.BinarySearchFunc(s.managers, name, func(m *manager, name string) int { return strings.Compare(m.name, name) })
+	s.managers = slices.Insert(s.managers, i, m)
+	return m
+}
+
+// occupy puts a task into a slot, which is free or holds tasks of the same
+// column.
+func (s *Seen) occupy(m *manager, at int, js *jobSeen, id catalog.TaskID) {
+	sl := &m.slots[at]
+	if sl.job == nil {
+		sl.job = js
+		js.slots++
+		m.free--
+	}
+	r := &running{job: js.id, id: id, manager: m, slot: at}
+	sl.tasks = append(sl.tasks, r)
+	s.running[runKey{js.id, id}] = r
+}
+
+// vacate takes an ended task out of its slot. It returns where it ran, or nil
+// if it ran nowhere.
+func (s *Seen) vacate(job catalog.JobID, id catalog.TaskID) *running {
+	key := runKey{job, id}
+	r := s.running[key]
+	if r == nil {
+		return nil
+	}
+	delete(s.running, key)
+	sl := &r.manager.slots[r.slot]
+	sl.tasks = slices.DeleteFunc(sl.tasks, func(t *running) bool { return t == r })
+	if len(sl.tasks) == 0 {
+		sl.job.slots--
+		sl.job = nil
+		r.manager.free++
+	}
+	return r
+}
+
+// job returns what was seen of a job, which it begins to watch if need be.
+func (s *Seen) job(j *catalog.Job) *jobSeen {
+	js := s.jobs[j.ID]
+	if js == nil {
+		js = &jobSeen{
+			id:       j.ID,
+			launched: make([][]uint32, len(j.Stages)),
+			gone:     make([][]uint32, len(j.Graph.Datasets)),
+			released: make([]bool, len(j.Graph.Datasets)),
+			parts:    make([][]jobgraph.Partition, len(j.Graph.Datasets)),
+			cursor:   make([]int, len(j.Regions)),
+		}
+		s.jobs[j.ID] = js
+		for i := range j.Stages {
+			js.grow(j, i)
+		}
+		if !s.known {
+			js.doubtAll(j)
+		}
+	}
+	return js
+}
+
+// grow makes room for the tasks of a stage and their outputs.
+func (js *jobSeen) grow(j *catalog.Job, stage int) {
+	tasks := len(j.Stages[stage].Tasks)
+	grow := func(of *[]uint32) {
+		if more := tasks - len(*of); more > 0 {
+			*of = append(*of, make([]uint32, more)...)
+		}
+	}
+	grow(&js.launched[stage])
+	for _, id := range j.Graph.Stages[stage].Outputs {
+		grow(&js.gone[j.DatasetAt(id)])
+	}
+}
+
+// doubtAll takes everything that is not in an object store to be gone, until a
+// TaskManager says that it has it.
+func (js *jobSeen) doubtAll(j *catalog.Job) {
+	for _, st := range j.Stages {
+		for i := range st.Tasks {
+			t := &st.Tasks[i]
+			if t.Done == nil {
+				continue
+			}
+			for _, o := range t.Done.Outputs {
+				if o.Durable != catalog.InBlob {
+					js.lose(j.DatasetAt(o.Dataset), i, t.Attempt)
+				}
+			}
+		}
+	}
+}
+
+// lose notes that a partition is not there.
+func (js *jobSeen) lose(dataset, partition int, attempt uint32) {
+	js.gone[dataset][partition] = max(js.gone[dataset][partition], attempt+1)
+}
+
+// available reports whether a partition can be read: its producer has
+// finished, and it is not known to be gone.
+func (js *jobSeen) available(dataset, partition int, producer *catalog.Task) bool {
+	return producer.Done != nil && js.gone[dataset][partition] <= producer.Attempt
+}
