@@ -44,6 +44,9 @@ func TestFuse(t *testing.T) {
 				return "error: " + err.Error() + "\n"
 			}
 			checkPlan(t, g, p)
+			if d.HasArg("regions") {
+				region.Compute(p.Graph, region.Options{})
+			}
 			switch d.Cmd {
 			case "fuse":
 				return p.String()

@@ -63,7 +63,7 @@ func (p *Plan) String() string {
 		fmt.Fprintln(w, strings.Join(p.line(v, p.Stages[v.ID]), "\t"))
 	}
 	w.Flush()
-	return trimLines(b.String() + p.Graph.Edges().String() + p.Graph.RegionString())
+	return trimmed(b.String()) + p.Graph.Edges().String() + p.Graph.RegionString()
 }
 
 // line is the stage in columns.
@@ -102,8 +102,9 @@ func spaced[ID ~string](ids []ID) string {
 	return b.String()
 }
 
-func trimLines(s string) string {
-	lines := strings.Split(s, "\n")
+// trimmed takes the blanks from the ends of lines that columns leave there.
+func trimmed(text string) string {
+	lines := strings.Split(text, "\n")
 	for i := range lines {
 		lines[i] = strings.TrimRight(lines[i], " ")
 	}

@@ -47,7 +47,16 @@ func (es Edges) String() string {
 		fmt.Fprintf(w, "%s\t%s -> %s\t%s\t%s\n", e.Dataset, e.From, e.To, pattern, e.Exchange)
 	}
 	w.Flush()
-	return b.String()
+	return trim(b.String())
+}
+
+// trim takes the blanks from the ends of lines that columns leave there.
+func trim(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
 }
 
 // RegionString prints one region a line; nothing before region.Compute.
@@ -78,5 +87,5 @@ func (g *Graph) String() string {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ID, s.Root, env, s.Name)
 	}
 	w.Flush()
-	return b.String() + g.Edges().String() + g.RegionString()
+	return trim(b.String()) + g.Edges().String() + g.RegionString()
 }
