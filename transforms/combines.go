@@ -18,19 +18,25 @@ import (
 func combines(g *graph.Graph, opts Options) (*graph.Graph, error) {
 	m := remake(g)
 	for _, t := range g.Transforms {
-		switch {
-		case t.Kind != graph.CombinePerKey:
-			m.keep(t)
-		case !opts.NoLifting && triggerBears(trigger(g, t)):
-			dropInside(m, t)
-			lift(m, t)
-		case len(t.Parts) > 0:
-			m.keep(t.Parts...)
-		default:
-			group(m, t)
-		}
+		combine(m, t, opts)
 	}
 	return m.done(), nil
+}
+
+func combine(m *maker, t *graph.Transform, opts Options) {
+	switch {
+	case t.Kind != graph.CombinePerKey:
+		m.keep(t)
+	case !opts.NoLifting && triggerBears(trigger(m.g, t)):
+		dropInside(m, t)
+		lift(m, t)
+	case len(t.Parts) > 0:
+		for _, p := range t.Parts {
+			combine(m, p, opts)
+		}
+	default:
+		group(m, t)
+	}
 }
 
 func trigger(g *graph.Graph, t *graph.Transform) *pipepb.Trigger {
@@ -66,7 +72,7 @@ func triggerBears(t *pipepb.Trigger) bool {
 
 // dropInside drops the collections within a composite that is done otherwise.
 func dropInside(m *maker, t *graph.Transform) {
-	for _, p := range t.Parts {
+	for p := range inside(t) {
 		for _, c := range p.Outputs {
 			if c != t.Outputs[0] {
 				delete(m.g.Collections, c)

@@ -1,6 +1,7 @@
 package transforms
 
 import (
+	"iter"
 	"maps"
 
 	"trestle/runner/graph"
@@ -28,11 +29,27 @@ func remake(g *graph.Graph) *maker {
 	m.g.Transforms = nil
 	for _, t := range g.Transforms {
 		m.used[t.ID] = true
-		for _, p := range t.Parts {
+		for p := range inside(t) {
 			m.used[p.ID] = true
 		}
 	}
 	return m
+}
+
+// inside are the parts of a transform and the parts of those.
+func inside(t *graph.Transform) iter.Seq[*graph.Transform] {
+	return func(yield func(*graph.Transform) bool) {
+		for _, p := range t.Parts {
+			if !yield(p) {
+				return
+			}
+			for q := range inside(p) {
+				if !yield(q) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // done puts the graph in order.

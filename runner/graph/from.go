@@ -84,15 +84,7 @@ func clip(s string) string {
 // acyclic checks that transforms can be put in order, with combines as wholes
 // and with what they may be expanded to.
 func (r *reader) acyclic(ts []*Transform) {
-	var expanded []*Transform
-	for _, t := range ts {
-		if len(t.Parts) > 0 {
-			expanded = append(expanded, t.Parts...)
-		} else {
-			expanded = append(expanded, t)
-		}
-	}
-	for _, view := range [][]*Transform{expanded, ts} {
+	for _, view := range [][]*Transform{expanded(ts), ts} {
 		if rest := order(&view); rest != nil {
 			cycle := cycleOf(rest)
 			r.fail(where(string(cycle[0].ID), cycle[0].Proto),
@@ -100,6 +92,18 @@ func (r *reader) acyclic(ts []*Transform) {
 			return
 		}
 	}
+}
+
+func expanded(ts []*Transform) []*Transform {
+	var all []*Transform
+	for _, t := range ts {
+		if len(t.Parts) > 0 {
+			all = append(all, expanded(t.Parts)...)
+		} else {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
 // cycleOf finds a cycle among transforms each of which waits for another one.
