@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
@@ -45,7 +46,7 @@ func (w *Worker) provisionInfo() *fnpb.ProvisionInfo {
 // Capabilities is what the worker is told that the runner can do, for workers
 // that are told otherwise than by the provision service.
 func (w *Worker) Capabilities() []string {
-	return append(append([]string(nil), serverCapabilities...), w.admission.Capabilities...)
+	return slices.Concat(serverCapabilities, w.admission.Capabilities)
 }
 
 // An ArtifactSource serves one worker's files.

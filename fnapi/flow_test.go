@@ -3,6 +3,9 @@ package fnapi_test
 import (
 	"context"
 	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,6 +98,85 @@ func TestWaitEnds(t *testing.T) {
 	<-b.Done()
 	close(until)
 	works(t, w, 0)
+}
+
+// A worker whose connection is dead, though nobody closed it, is noticed.
+func TestDeadConnection(t *testing.T) {
+	t.Parallel()
+	s := serveWith(t, 1, fnapi.Options{Keepalive: time.Second})
+	w, err := s.Admit(fnapi.Admission{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire := newWire(t, w.URL())
+	h := &fnapitest.Harness{ID: w.ID(), URL: wire.url()}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = h.Run(ctx)
+	}()
+	defer func() { cancel(); <-ended }()
+	if err := w.Ready(withTimeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Ping(withTimeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	wire.cut()
+	select {
+	case <-w.Lost():
+	case <-withTimeout(t).Done():
+		t.Error("the worker is not noticed to be lost")
+	}
+}
+
+// A wire forwards one connection's bytes until it is cut; then it swallows
+// them, and closes nothing.
+type wire struct {
+	listener net.Listener
+	dead     atomic.Bool
+}
+
+func newWire(t *testing.T, to string) *wire {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{listener: l}
+	var ends sync.WaitGroup
+	ends.Go(func() {
+		near, err := l.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", to)
+		if err != nil {
+			near.Close()
+			return
+		}
+		t.Cleanup(func() { near.Close(); far.Close(); ends.Wait() })
+		ends.Go(func() { w.forward(near, far) })
+		w.forward(far, near)
+	})
+	t.Cleanup(func() { l.Close() })
+	return w
+}
+
+func (w *wire) url() string { return w.listener.Addr().String() }
+func (w *wire) cut()        { w.dead.Store(true) }
+
+func (w *wire) forward(from, to net.Conn) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if !w.dead.Load() {
+			_, _ = to.Write(buf[:n])
+		}
+	}
 }
 
 // A bundle whose last marks never come ends with its context, one whose worker

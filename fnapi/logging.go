@@ -14,7 +14,8 @@ import (
 // A LogSink takes a batch of a worker's log lines, in order; the slice is valid
 // during the call only. While it works, the worker's logging stream is not
 // read, and SDKs drop lines rather than wait: a sink should be quick. Calls for
-// one worker may overlap if the worker opens several streams.
+// one worker may overlap if the worker opens several streams. Serve returns only
+// when they have.
 type LogSink func(entries []LogEntry)
 
 // A LogEntry is one line that a worker has logged.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,9 @@ func dialURL(addr net.Addr, host string) string {
 // Lanes is the number of data listeners.
 func (s *Server) Lanes() int { return len(s.data) }
 
+// URL is the address of all services but data.
+func (s *Server) URL() string { return s.url }
+
 // drainTime is how long workers may take to notice the end of their streams
 // when the server ends; then their connections are cut.
 const drainTime = 2 * time.Second
@@ -190,7 +194,8 @@ func (s *Server) controlServer() *grpc.Server {
 }
 
 // Admit makes a worker known. Its id is to be given to the worker process that
-// is started next, and to nobody else.
+// is started next, and to nobody else. The id begins with the admission's name
+// and holds nothing but ASCII letters, digits, "-" and "_".
 func (s *Server) Admit(a Admission) (*Worker, error) {
 	secret := make([]byte, 16)
 	rand.Read(secret) // never fails
@@ -198,7 +203,7 @@ func (s *Server) Admit(a Admission) (*Worker, error) {
 	if a.Name == "" {
 		a.Name = "worker"
 	}
-	w := newWorker(s, a.Name+"-"+id, a)
+	w := newWorker(s, strings.Map(plain, a.Name)+"-"+id, a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -206,6 +211,14 @@ func (s *Server) Admit(a Admission) (*Worker, error) {
 	}
 	s.workers[w.id] = w
 	return w, nil
+}
+
+// plain is r, if it may be in a worker's id, and a dash if not.
+func plain(r rune) rune {
+	if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '_' {
+		return r
+	}
+	return '-'
 }
 
 // workerKey is the name under which gRPC metadata carry a worker's id.

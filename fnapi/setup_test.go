@@ -40,6 +40,12 @@ func withTimeout(t testing.TB) context.Context {
 // serve starts a server, and ends it with the test.
 func serve(t testing.TB, lanes int) *fnapi.Server {
 	t.Helper()
+	return serveWith(t, lanes, fnapi.Options{})
+}
+
+func serveWith(t testing.TB, lanes int, opts fnapi.Options) *fnapi.Server {
+	t.Helper()
+	opts.Logger = slog.New(slog.DiscardHandler)
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -51,7 +57,7 @@ func serve(t testing.TB, lanes int) *fnapi.Server {
 	for i := range data {
 		data[i] = listen()
 	}
-	s, err := fnapi.NewServer(fnapi.Options{Logger: slog.New(slog.DiscardHandler)}, listen(), data)
+	s, err := fnapi.NewServer(opts, listen(), data)
 	if err != nil {
 		t.Fatal(err)
 	}
