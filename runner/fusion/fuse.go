@@ -144,6 +144,11 @@ func (f *fuser) check(t *graph.Transform) error {
 			return fmt.Errorf("fuse: transform %q (%s) stands before the producer of its side input %s", t.Name, t.ID, s.Collection)
 		}
 	}
+	for _, c := range t.Outputs {
+		if f.g.Collections[c] == nil {
+			return fmt.Errorf("fuse: transform %q (%s) has an output %s that the graph doesn't know", t.Name, t.ID, c)
+		}
+	}
 	inputs, outputs := len(t.Inputs) == 1, true
 	switch t.Kind {
 	case graph.Impulse:

@@ -129,7 +129,7 @@ type StageView struct {
 
 // View describes the plan.
 func (p *Plan) View() View {
-	v := View{Edges: p.Graph.Edges(), Regions: p.Graph.Regions, Layout: p.Graph.Layout()}
+	v := View{Stages: []StageView{}, Edges: p.Graph.Edges(), Regions: p.Graph.Regions, Layout: p.Graph.Layout()}
 	for _, s := range p.Graph.Stages {
 		stage := p.Stages[s.ID]
 		sv := StageView{Stage: *s, Transforms: []string{}}

@@ -1,8 +1,10 @@
 package region_test
 
 import (
+	"flag"
 	"fmt"
 	"math/rand"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,16 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"pgregory.net/rapid"
 )
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("500"); err != nil { // small graphs are quick
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // TestCompute reads job graphs and prints their edges, regions, and those heads
 // that aren't the stage itself. A line is a stage, its root, and what it reads:
