@@ -44,86 +44,88 @@ func payload(p *pipepb.Pipeline, id string, change func(*pipepb.ParDoPayload)) {
 	spec.Payload, _ = proto.Marshal(&pay)
 }
 
-// TestBroken breaks a sound pipeline in one place each.
-func TestBroken(t *testing.T) {
-	cases := []struct {
-		name string
-		harm func(p *pipepb.Pipeline, c *pipepb.Components)
-		want string // part of the only error
-	}{
-		{"requirement", func(p *pipepb.Pipeline, _ *pipepb.Components) { p.Requirements = []string{"beam:requirement:magic:v1"} },
-			`pipeline: requires "beam:requirement:magic:v1", which is not known here; known are beam:requirement:pardo:stateful:v1,`},
-		{"root", func(p *pipepb.Pipeline, _ *pipepb.Components) { p.RootTransformIds = []string{"Nobody"} },
-			`pipeline: names "Nobody" as a root transform, but has no such transform`},
-		{"part", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Transforms["Outer"] = &pipepb.PTransform{UniqueName: "All", Subtransforms: []string{"Split", "Nobody"}}
-		}, `transform "All" (Outer): has a part "Nobody" that is not in the pipeline`},
-		{"collection", func(_ *pipepb.Pipeline, c *pipepb.Components) { delete(c.Pcollections, "e") },
-			`transform "Read" (Read): output "o0" is collection "e", which is not in the pipeline`},
-		{"coder", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Pcollections["e"].CoderId = "lost" },
-			`transform "Read" (Read): output "o0" (e): coder "lost" is not in the pipeline`},
-		{"part of coder", func(_ *pipepb.Pipeline, c *pipepb.Components) { delete(c.Coders, "bytes") },
-			`output "o0" (a): coder "bytes" is not in the pipeline`},
-		{"nil coder", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Coders["bytes"] = nil },
-			`output "o0" (a): coder "bytes" is not in the pipeline`},
-		{"coder of itself", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Coders["iterable<bytes>"].ComponentCoderIds = []string{"kv<bytes,iterable<bytes>>"}
-		}, `is part of itself`},
-		{"components of coder", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Coders["iterable<bytes>"].ComponentCoderIds = nil
-		}, `coder "iterable<bytes>" is beam:coder:iterable:v1 and must have 1 components, but has 0`},
-		{"exploding coder", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			for i := range 40 {
-				c.Coders[fmt.Sprint("x", i)] = &pipepb.Coder{
-					Spec:              &pipepb.FunctionSpec{Urn: "beam:coder:kv:v1"},
-					ComponentCoderIds: []string{fmt.Sprint("x", i+1), fmt.Sprint("x", i+1)},
-				}
+// breakages break a sound pipeline in one place each.
+var breakages = []struct {
+	name string
+	harm func(p *pipepb.Pipeline, c *pipepb.Components)
+	want string // part of the only error
+}{
+	{"requirement", func(p *pipepb.Pipeline, _ *pipepb.Components) { p.Requirements = []string{"beam:requirement:magic:v1"} },
+		`pipeline: requires "beam:requirement:magic:v1", which is not known here; known are beam:requirement:pardo:stateful:v1,`},
+	{"root", func(p *pipepb.Pipeline, _ *pipepb.Components) { p.RootTransformIds = []string{"Nobody"} },
+		`pipeline: names "Nobody" as a root transform, but has no such transform`},
+	{"part", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Transforms["Outer"] = &pipepb.PTransform{UniqueName: "All", Subtransforms: []string{"Split", "Nobody"}}
+	}, `transform "All" (Outer): has a part "Nobody" that is not in the pipeline`},
+	{"collection", func(_ *pipepb.Pipeline, c *pipepb.Components) { delete(c.Pcollections, "e") },
+		`transform "Read" (Read): output "o0" is collection "e", which is not in the pipeline`},
+	{"coder", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Pcollections["e"].CoderId = "lost" },
+		`transform "Read" (Read): output "o0" (e): coder "lost" is not in the pipeline`},
+	{"part of coder", func(_ *pipepb.Pipeline, c *pipepb.Components) { delete(c.Coders, "bytes") },
+		`output "o0" (a): coder "bytes" is not in the pipeline`},
+	{"nil coder", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Coders["bytes"] = nil },
+		`output "o0" (a): coder "bytes" is not in the pipeline`},
+	{"coder of itself", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Coders["iterable<bytes>"].ComponentCoderIds = []string{"kv<bytes,iterable<bytes>>"}
+	}, `is part of itself`},
+	{"components of coder", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Coders["iterable<bytes>"].ComponentCoderIds = nil
+	}, `coder "iterable<bytes>" is beam:coder:iterable:v1 and must have 1 components, but has 0`},
+	{"exploding coder", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		for i := range 40 {
+			c.Coders[fmt.Sprint("x", i)] = &pipepb.Coder{
+				Spec:              &pipepb.FunctionSpec{Urn: "beam:coder:kv:v1"},
+				ComponentCoderIds: []string{fmt.Sprint("x", i+1), fmt.Sprint("x", i+1)},
 			}
-			c.Coders["x40"] = c.Coders["bytes"]
-			c.Pcollections["e"].CoderId = "x0"
-		}, `consists of more than 10000 parts`},
-		{"windowing", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Pcollections["e"].WindowingStrategyId = "lost" },
-			`transform "Read" (Read): output "o0" (e): windowing strategy "lost" is not in the pipeline`},
-		{"environment", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Read"].EnvironmentId = "lost" },
-			`transform "Read" (Read): names environment "lost", which is not in the pipeline`},
-		{"no environment", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Transforms["Split"].EnvironmentId, c.Transforms["Split"].Spec.Urn = "", "magic"
-		}, `transform "Split" (Split): is "magic", which the runner doesn't do itself, and has no environment to run it in`},
-		{"not expanded", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Transforms["Split"].Spec.Urn = "beam:transform:org.apache.beam:kafka_read_without_metadata:v1"
-		}, `was not expanded`},
-		{"fused", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Transforms["Split"].Spec.Urn = "beam:runner:executable_stage:v1"
-		}, `transform "Split" (Split): was fused by its SDK`},
-		{"payload", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Read"].Spec.Payload = []byte{0xff} },
-			`transform "Read" (Read): has a payload that is not a ParDoPayload`},
-		{"side input", func(p *pipepb.Pipeline, _ *pipepb.Components) {
-			payload(p, "Split", func(pay *pipepb.ParDoPayload) {
-				pay.SideInputs = map[string]*pipepb.SideInput{"gone": {AccessPattern: &pipepb.FunctionSpec{Urn: graph.AccessIterable}}}
-			})
-		}, `transform "Split" (Split): declares a side input "gone", but has no input of that name`},
-		{"timers", func(p *pipepb.Pipeline, _ *pipepb.Components) {
-			payload(p, "Keep", func(pay *pipepb.ParDoPayload) {
-				pay.TimerFamilySpecs["t"].TimeDomain = 0
-				pay.OnWindowExpirationTimerFamilySpec = "t"
-			})
-		}, `has timers "t" in time domain UNSPECIFIED`},
-		{"state", func(p *pipepb.Pipeline, _ *pipepb.Components) {
-			payload(p, "Keep", func(pay *pipepb.ParDoPayload) { pay.StateSpecs["seen"].Protocol.Urn = "beam:user_state:graph:v1" })
-		}, `declares state "seen" with protocol "beam:user_state:graph:v1"; it must be beam:user_state:bag:v1,`},
-		{"impulse", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Pcollections["a"].CoderId = "kv<bytes,bytes>" },
-			`transform "Start" (Start): output must have a bytes coder, but has kv`},
-		{"test stream", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Transforms["Start"].Spec.Urn = "beam:transform:teststream:v1"
-		}, `transform "Start" (Start): is a TestStream; streaming is not supported yet`},
-		{"nil transform", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Start"] = nil },
-			`pipeline: names "Start" as a root transform, but has no such transform`},
-		{"long name", func(_ *pipepb.Pipeline, c *pipepb.Components) {
-			c.Transforms["Read"].UniqueName = strings.Repeat("x", 1e6)
-			c.Transforms["Read"].EnvironmentId = "lost"
-		}, `x…" (Read): names environment`},
-	}
-	for _, tc := range cases {
+		}
+		c.Coders["x40"] = c.Coders["bytes"]
+		c.Pcollections["e"].CoderId = "x0"
+	}, `consists of more than 10000 parts`},
+	{"windowing", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Pcollections["e"].WindowingStrategyId = "lost" },
+		`transform "Read" (Read): output "o0" (e): windowing strategy "lost" is not in the pipeline`},
+	{"environment", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Read"].EnvironmentId = "lost" },
+		`transform "Read" (Read): names environment "lost", which is not in the pipeline`},
+	{"no environment", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Transforms["Split"].EnvironmentId, c.Transforms["Split"].Spec.Urn = "", "magic"
+	}, `transform "Split" (Split): is "magic", which the runner doesn't do itself, and has no environment to run it in`},
+	{"not expanded", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Transforms["Split"].Spec.Urn = "beam:transform:org.apache.beam:kafka_read_without_metadata:v1"
+	}, `was not expanded`},
+	{"fused", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Transforms["Split"].Spec.Urn = "beam:runner:executable_stage:v1"
+	}, `transform "Split" (Split): was fused by its SDK`},
+	{"payload", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Read"].Spec.Payload = []byte{0xff} },
+		`transform "Read" (Read): has a payload that is not a ParDoPayload`},
+	{"side input", func(p *pipepb.Pipeline, _ *pipepb.Components) {
+		payload(p, "Split", func(pay *pipepb.ParDoPayload) {
+			pay.SideInputs = map[string]*pipepb.SideInput{"gone": {AccessPattern: &pipepb.FunctionSpec{Urn: graph.AccessIterable}}}
+		})
+	}, `transform "Split" (Split): declares a side input "gone", but has no input of that name`},
+	{"timers", func(p *pipepb.Pipeline, _ *pipepb.Components) {
+		payload(p, "Keep", func(pay *pipepb.ParDoPayload) {
+			pay.TimerFamilySpecs["t"].TimeDomain = 0
+			pay.OnWindowExpirationTimerFamilySpec = "t"
+		})
+	}, `has timers "t" in time domain UNSPECIFIED`},
+	{"state", func(p *pipepb.Pipeline, _ *pipepb.Components) {
+		payload(p, "Keep", func(pay *pipepb.ParDoPayload) { pay.StateSpecs["seen"].Protocol.Urn = "beam:user_state:graph:v1" })
+	}, `declares state "seen" with protocol "beam:user_state:graph:v1"; it must be beam:user_state:bag:v1,`},
+	{"impulse", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Pcollections["a"].CoderId = "kv<bytes,bytes>" },
+		`transform "Start" (Start): output must have a bytes coder, but has kv`},
+	{"test stream", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Transforms["Start"].Spec.Urn = "beam:transform:teststream:v1"
+	}, `transform "Start" (Start): is a TestStream; streaming is not supported yet`},
+	{"nil transform", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Start"] = nil },
+		`pipeline: names "Start" as a root transform, but has no such transform`},
+	{"long name", func(_ *pipepb.Pipeline, c *pipepb.Components) {
+		c.Transforms["Read"].UniqueName = strings.Repeat("x", 1e6)
+		c.Transforms["Read"].EnvironmentId = "lost"
+	}, `x…" (Read): names environment`},
+}
+
+// TestBroken: each breakage is told, where it is and what would be right.
+func TestBroken(t *testing.T) {
+	for _, tc := range breakages {
 		t.Run(tc.name, func(t *testing.T) {
 			p := pipeline(t, sound)
 			tc.harm(p, p.Components)
