@@ -1,11 +1,10 @@
 // Package jobstore keeps what a job is made of, besides the decisions about it
-// and its artifacts: the pipeline as submitted, the plan that is run, and the
-// options that workers get.
+// and its artifacts: the pipeline as submitted, and what is needed to run it.
 //
 // A job is one file, written once before the job is accepted, and checked
-// against the hashes in it whenever it is read. Its options hold the author's
-// secrets: they are in no other file, readable by nobody else, and removed
-// when the job has ended.
+// against the hashes in it whenever it is read. What is needed to run it holds
+// its author's secrets: they are in no other file, readable by nobody else, and
+// removed when the job has ended.
 package jobstore
 
 import (
@@ -29,12 +28,11 @@ var ErrNotFound = errors.New("job is not stored")
 type Part string
 
 const (
-	Pipeline Part = "pipeline" // *pipepb.Pipeline as submitted, encoded
-	Plan     Part = "plan"     // *fusion.Plan as JSON
-	Options  Part = "options"  // *structpb.Struct, encoded; gone when the job has ended
+	Pipeline Part = "pipeline" // as it was submitted
+	Run      Part = "run"      // the plan and the options; gone when the job has ended
 )
 
-var order = []Part{Pipeline, Plan, Options}
+var order = []Part{Pipeline, Run}
 
 // A header is the first line of a job's file; the parts follow in its order.
 type header struct {
@@ -85,6 +83,14 @@ func (s *Store) Put(id string, parts map[Part][]byte) (map[Part]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("invalid job id %q", id)
 	}
+	hashes, err := s.put(path, parts)
+	if err != nil {
+		return nil, fmt.Errorf("store job %s: %w", id, err)
+	}
+	return hashes, nil
+}
+
+func (s *Store) put(path string, parts map[Part][]byte) (map[Part]string, error) {
 	h := header{Version: version}
 	hashes := make(map[Part]string, len(parts))
 	for _, name := range order {
@@ -94,10 +100,7 @@ func (s *Store) Put(id string, parts map[Part][]byte) (map[Part]string, error) {
 			h.Parts = append(h.Parts, partTag{name, int64(len(b)), hashes[name]})
 		}
 	}
-	if err := write(path, h, parts); err != nil {
-		return nil, fmt.Errorf("store job %s: %w", id, err)
-	}
-	return hashes, nil
+	return hashes, write(path, h, parts)
 }
 
 func write(path string, h header, parts map[Part][]byte) error {
@@ -191,29 +194,21 @@ func readHeader(f *os.File) (h header, offset int64, err error) {
 	return h, int64(len(line)), nil
 }
 
-// DropOptions removes the options of a job that has ended.
-func (s *Store) DropOptions(id string) error {
+// DropRun removes what only a running job needs.
+func (s *Store) DropRun(id string) error {
 	path, err := s.path(id)
 	if err != nil {
 		return err
 	}
-	parts := map[Part][]byte{}
-	for _, p := range []Part{Pipeline, Plan} {
-		b, err := s.Get(id, p)
-		if err != nil {
-			return err
-		}
-		parts[p] = b
-	}
-	if _, err := s.Get(id, Options); errors.Is(err, ErrNotFound) {
+	if _, err := s.Get(id, Run); errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	h := header{Version: version}
-	for _, name := range []Part{Pipeline, Plan} {
-		sum := sha256.Sum256(parts[name])
-		h.Parts = append(h.Parts, partTag{name, int64(len(parts[name])), hex.EncodeToString(sum[:])})
+	pipeline, err := s.Get(id, Pipeline)
+	if err != nil {
+		return err
 	}
-	return write(path, h, parts)
+	_, err = s.put(path, map[Part][]byte{Pipeline: pipeline})
+	return err
 }
 
 // Sweep removes the jobs, stored before some time, that are not known.

@@ -10,13 +10,13 @@ import (
 
 func put(t *testing.T, s *Store, id string) {
 	t.Helper()
-	_, err := s.Put(id, map[Part][]byte{Pipeline: []byte("pipe\nline"), Plan: []byte("{}"), Options: []byte("hunter2")})
+	_, err := s.Put(id, map[Part][]byte{Pipeline: []byte("pipe\nline"), Run: []byte("hunter2")})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// What is stored comes back; the options are gone after the job's end.
+// What is stored comes back; what holds secrets is gone after the job's end.
 func TestStore(t *testing.T) {
 	dir := t.TempDir()
 	s, err := New(dir)
@@ -24,24 +24,24 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, s, "a-1")
-	for part, want := range map[Part]string{Pipeline: "pipe\nline", Plan: "{}", Options: "hunter2"} {
+	for part, want := range map[Part]string{Pipeline: "pipe\nline", Run: "hunter2"} {
 		if b, err := s.Get("a-1", part); err != nil || string(b) != want {
 			t.Errorf("%s: %q %v", part, b, err)
 		}
 	}
 	for range 2 {
-		if err := s.DropOptions("a-1"); err != nil {
+		if err := s.DropRun("a-1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Get("a-1", Options); !errors.Is(err, ErrNotFound) {
-		t.Errorf("options after the end: %v", err)
+	if _, err := s.Get("a-1", Run); !errors.Is(err, ErrNotFound) {
+		t.Errorf("run after the end: %v", err)
 	}
 	if b, err := s.Get("a-1", Pipeline); err != nil || string(b) != "pipe\nline" {
 		t.Errorf("pipeline after the end: %q %v", b, err)
 	}
 	for _, id := range []string{"", "../a-1", "b", "a\x00", ".a"} {
-		if _, err := s.Get(id, Plan); !errors.Is(err, ErrNotFound) {
+		if _, err := s.Get(id, Run); !errors.Is(err, ErrNotFound) {
 			t.Errorf("id %q: %v", id, err)
 		}
 	}

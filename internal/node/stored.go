@@ -57,13 +57,13 @@ func unmarshalStoredJob(b []byte) (*storedJob, error) {
 
 // stored keeps the jobs that this process runs at hand.
 type stored struct {
-	open func(ctx context.Context, hash string) ([]byte, error)
+	open func(ctx context.Context, job, hash string) ([]byte, error)
 
 	mu   sync.Mutex
 	jobs map[string]*storedJob // by job id
 }
 
-func newStored(open func(ctx context.Context, hash string) ([]byte, error)) *stored {
+func newStored(open func(ctx context.Context, job, hash string) ([]byte, error)) *stored {
 	return &stored{open: open, jobs: map[string]*storedJob{}}
 }
 
@@ -84,7 +84,7 @@ func (s *stored) load(ctx context.Context, job, hash string) (*storedJob, error)
 	if j != nil {
 		return j, nil
 	}
-	b, err := s.open(ctx, hash)
+	b, err := s.open(ctx, job, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -122,4 +122,17 @@ func (s *stored) environment(job, id string) (*storedJob, *pipepb.Environment, e
 		return nil, nil, fmt.Errorf("job %s has no environment %q", job, id)
 	}
 	return j, env, nil
+}
+
+// transformName is what the author calls a transform of a job's plan.
+func (s *stored) transformName(job, id string) string {
+	s.mu.Lock()
+	j := s.jobs[job]
+	s.mu.Unlock()
+	if j != nil {
+		if t := j.Plan.Components.GetTransforms()[id]; t != nil {
+			return t.GetUniqueName()
+		}
+	}
+	return id
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"trestle/fnapi"
 	"trestle/harness"
@@ -32,7 +33,9 @@ type taskSideConfig struct {
 	Processes harness.ProcessPolicy
 	Artifacts artifacts
 	Messages  func(job string, entries ...joblog.Entry) error
-	Open      func(ctx context.Context, hash string) ([]byte, error) // a stored job
+	Open      func(ctx context.Context, job, hash string) ([]byte, error) // a stored job
+	Output    func(job, worker string, line []byte)                       // of worker processes; must not wait
+	Start     time.Duration                                               // that a worker has to start; 0 for the default
 	Log       *slog.Logger
 }
 
@@ -44,6 +47,7 @@ type taskSide struct {
 	workers     *workers
 	pool        *harness.Pool
 	server      *fnapi.Server
+	budget      *membudget.Budget
 }
 
 // newTaskSide opens listeners and directories. Run closes them.
@@ -68,12 +72,14 @@ func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
 	ep := &endpoints{server: s.server, addr: addr, artifacts: cfg.Artifacts, log: cfg.Messages}
 	if s.pool, err = harness.New(ep, cfg.Artifacts, harness.Options{
 		Dir: dirs["workers"], Lanes: lanes, Processes: cfg.Processes, Log: cfg.Log,
+		Output: cfg.Output, StartTimeout: cfg.Start,
 	}); err != nil {
 		return nil, err
 	}
 	s.workers = &workers{pool: s.pool, stored: s.stored, perEnvironment: cfg.Workers, lanes: lanes}
 
 	budget := membudget.New(cfg.Memory)
+	s.budget = budget
 	disk, err := localdisk.New(dirs["shuffle"], localdisk.Config{Budget: budget})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,256 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"time"
+
+	"trestle/internal/jobstore"
+	"trestle/jobservice"
+	"trestle/raftmeta/catalog"
+	"trestle/runner"
+	"trestle/runner/metrics"
+	"trestle/runner/region"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// jobs is the house as the job service and the web page see it.
+type jobs struct {
+	cfg        Config
+	dispatcher *runner.Dispatcher
+	store      *jobstore.Store
+	side       *taskSide
+	log        *slog.Logger
+	accepted   func(id string) // a job was accepted; must not wait
+}
+
+// Check plans the pipeline, and asks whether its workers can be started.
+func (h *jobs) Check(_ context.Context, s *jobservice.Submission) error {
+	_, err := Plan(s.Pipeline, PlanOptions{Mode: h.mode(s), Slots: h.cfg.Slots})
+	errs := []error{err}
+	for id, env := range s.Pipeline.GetComponents().GetEnvironments() {
+		if err := h.side.pool.Check(env); err != nil {
+			errs = append(errs, fmt.Errorf("environment %q: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h *jobs) mode(s *jobservice.Submission) region.Mode {
+	if s.Settings.ExchangeMode != "" {
+		return region.Mode(s.Settings.ExchangeMode)
+	}
+	return region.Mode(h.cfg.ExchangeMode)
+}
+
+// Submit plans the pipeline as it is now, artifacts staged, stores all that
+// the job needs, and hands it to the Dispatcher.
+func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
+	plan, err := Plan(s.Pipeline, PlanOptions{Mode: h.mode(s), Slots: h.cfg.Slots})
+	if err != nil {
+		return err
+	}
+	run := &storedJob{Name: s.Name, Plan: plan, Options: s.Options}
+	runBytes, err := run.marshal()
+	if err != nil {
+		return err
+	}
+	pipeline, err := proto.Marshal(s.Pipeline)
+	if err != nil {
+		return err
+	}
+	shown, err := json.Marshal(jobservice.Redact(s.Options).AsMap())
+	if err != nil {
+		return err
+	}
+	hashes, err := h.store.Put(s.ID, map[jobstore.Part][]byte{jobstore.Pipeline: pipeline, jobstore.Run: runBytes})
+	if err != nil {
+		return err
+	}
+	h.side.stored.keep(s.ID, run)
+	err = h.dispatcher.Submit(ctx, runner.Submission{
+		ID:       s.ID,
+		Name:     s.Name,
+		Options:  shown,
+		Pipeline: catalog.Hash(hashes[jobstore.Pipeline]),
+		Plan:     catalog.Hash(hashes[jobstore.Run]),
+		Graph:    plan.Graph,
+		Priority: s.Settings.Priority,
+		Restart:  restart(s.Settings, h.cfg),
+	})
+	if errors.Is(err, runner.ErrJobExists) {
+		return nil // our answer to an earlier try was lost
+	}
+	if err != nil {
+		return err
+	}
+	h.accepted(s.ID)
+	if err := h.side.workers.warm(s.ID, run); err != nil {
+		// The first task will find the same, and fail with it.
+		h.log.Info("workers of a new job are not started yet", "job", s.ID, "err", err)
+	}
+	return nil
+}
+
+// restart is the job's own strategy; its details are the server's where the
+// job doesn't say. A job that says nothing at all has the server's.
+func restart(s jobservice.Settings, c Config) catalog.RestartStrategy {
+	r := serverRestart(c)
+	if s.RestartStrategy != "" {
+		r.Kind = catalog.RestartKind(s.RestartStrategy)
+	}
+	if s.RestartAttempts != 0 {
+		r.Attempts = s.RestartAttempts
+	}
+	for _, d := range []struct {
+		from time.Duration
+		to   *time.Duration
+	}{{s.RestartDelay, &r.Delay}, {s.RestartMaxDelay, &r.MaxDelay}, {s.RestartInterval, &r.Interval}} {
+		if d.from != 0 {
+			*d.to = d.from
+		}
+	}
+	return r
+}
+
+func serverRestart(c Config) catalog.RestartStrategy {
+	return catalog.RestartStrategy{
+		Kind:     catalog.RestartKind(c.RestartStrategy),
+		Attempts: c.RestartAttempts,
+		Delay:    c.RestartDelay,
+		MaxDelay: c.RestartMaxDelay,
+		Factor:   2,
+		Interval: c.RestartInterval,
+	}
+}
+
+// Jobs are all jobs as the job service lists them.
+func (h *jobs) Jobs(context.Context) ([]jobservice.Job, error) {
+	var out []jobservice.Job
+	for _, s := range h.dispatcher.Jobs() {
+		out = append(out, jobservice.Job{ID: s.ID, Name: s.Name, State: stateOf(s)})
+	}
+	for i := range out {
+		if j, err := h.dispatcher.Job(out[i].ID); err == nil {
+			out[i].Options = optionsOf(j.Options)
+		}
+	}
+	return out, nil
+}
+
+// Job is one job.
+func (h *jobs) Job(_ context.Context, id string) (jobservice.Job, error) {
+	j, err := h.dispatcher.Job(id)
+	if err != nil {
+		return jobservice.Job{}, houseError(err)
+	}
+	return jobservice.Job{ID: j.ID, Name: j.Name, Options: optionsOf(j.Options), State: stateOf(j.Summary)}, nil
+}
+
+func optionsOf(raw json.RawMessage) *structpb.Struct {
+	var o structpb.Struct
+	if err := o.UnmarshalJSON(raw); err != nil {
+		return nil // we wrote them ourselves; a job without is shown without
+	}
+	return &o
+}
+
+func stateOf(s runner.Summary) jobservice.State {
+	at := s.Accepted
+	if !s.Ended.IsZero() {
+		at = s.Ended
+	} else if !s.Started.IsZero() {
+		at = s.Started
+	}
+	return jobservice.State{State: beamState(s.State), Time: at, Error: s.Error}
+}
+
+func beamState(s catalog.JobState) jobpb.JobState_Enum {
+	return jobpb.JobState_Enum(jobpb.JobState_Enum_value[string(s)])
+}
+
+// Watch follows a job.
+func (h *jobs) Watch(ctx context.Context, id string) (iter.Seq[jobservice.State], error) {
+	statuses, err := h.dispatcher.Watch(ctx, id)
+	if err != nil {
+		return nil, houseError(err)
+	}
+	return func(yield func(jobservice.State) bool) {
+		for s := range statuses {
+			if !yield(jobservice.State{State: beamState(s.State), Time: s.At, Error: s.Error}) {
+				return
+			}
+		}
+	}, nil
+}
+
+// Pipeline is the pipeline as submitted.
+func (h *jobs) Pipeline(_ context.Context, id string) (*pipepb.Pipeline, error) {
+	if _, err := h.dispatcher.Job(id); err != nil {
+		return nil, houseError(err)
+	}
+	b, err := h.store.Get(id, jobstore.Pipeline)
+	if err != nil {
+		return nil, err
+	}
+	var p pipepb.Pipeline
+	return &p, proto.Unmarshal(b, &p)
+}
+
+// Metrics folds the metrics of a job's tasks.
+func (h *jobs) Metrics(_ context.Context, id string) (attempted, committed []*pipepb.MonitoringInfo, err error) {
+	tasks, err := h.dispatcher.Metrics(id)
+	if err != nil {
+		return nil, nil, houseError(err)
+	}
+	var all, finished metrics.Set
+	for _, t := range tasks {
+		if err := all.Unmarshal(t.Set); err != nil {
+			return nil, nil, fmt.Errorf("metrics of task %s[%d]: %w", t.Stage, t.Index, err)
+		}
+		if t.Finished {
+			if err := finished.Unmarshal(t.Set); err != nil {
+				return nil, nil, fmt.Errorf("metrics of task %s[%d]: %w", t.Stage, t.Index, err)
+			}
+		}
+	}
+	return all.Infos(), finished.Infos(), nil
+}
+
+// Cancel asks for a job's end.
+func (h *jobs) Cancel(ctx context.Context, id string) error {
+	return houseError(h.dispatcher.Cancel(ctx, id))
+}
+
+// Drain asks a job to finish what it has.
+func (h *jobs) Drain(ctx context.Context, id string) error {
+	return houseError(h.dispatcher.Drain(ctx, id))
+}
+
+func houseError(err error) error {
+	if errors.Is(err, runner.ErrUnknownJob) {
+		return jobservice.ErrNotFound
+	}
+	return err
+}
+
+// webJobs is what the web page sees.
+type webJobs struct{ *jobs }
+
+func (h webJobs) Jobs() []runner.Summary             { return h.dispatcher.Jobs() }
+func (h webJobs) Job(id string) (*runner.Job, error) { return h.dispatcher.Job(id) }
+func (h webJobs) Metrics(ctx context.Context, id string) (attempted, committed []*pipepb.MonitoringInfo, err error) {
+	attempted, committed, err = h.jobs.Metrics(ctx, id)
+	if errors.Is(err, jobservice.ErrNotFound) {
+		err = runner.ErrUnknownJob
+	}
+	return attempted, committed, err
+}

@@ -1,0 +1,42 @@
+package node
+
+import (
+	"errors"
+
+	"trestle/runner/fusion"
+	"trestle/runner/graph"
+	"trestle/runner/region"
+	"trestle/transforms"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+)
+
+// PlanOptions say how a pipeline is to be planned. The zero value is good.
+type PlanOptions struct {
+	Mode  region.Mode
+	Slots int
+}
+
+// Plan makes the plan of a pipeline. The error joins all that is wrong with
+// the pipeline, in its author's names.
+func Plan(p *pipepb.Pipeline, o PlanOptions) (*fusion.Plan, error) {
+	g, err := graph.FromProto(p)
+	if err != nil {
+		return nil, err
+	}
+	if g, err = transforms.Apply(g, transforms.Options{}); err != nil {
+		return nil, err
+	}
+	plan, err := fusion.Fuse(g, g.Components())
+	if err != nil {
+		return nil, err
+	}
+	region.Compute(plan.Graph, region.Options{Mode: o.Mode, Slots: o.Slots})
+	return plan, nil
+}
+
+// authorsFault reports errors that are about the pipeline itself.
+func authorsFault(err error) bool {
+	var p *graph.PipelineError
+	return errors.As(err, &p)
+}

@@ -1,0 +1,66 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"trestle/jobservice"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// politely is how long clients may take to read the end of their answers.
+const politely = time.Second
+
+// serveJobs serves the job endpoint until ctx ends.
+func (n *Node) serveJobs(ctx context.Context) error {
+	opts := append(jobservice.ServerOptions(),
+		// A client that vanished is noticed, and its streams end.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	server := grpc.NewServer(opts...)
+	n.jobService.Register(server)
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(n.jobListener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	// Streams that follow a job would go on as long as it does.
+	cut := time.AfterFunc(politely, server.Stop)
+	defer cut.Stop()
+	server.GracefulStop()
+	return <-failed
+}
+
+// serveWeb serves the web page until ctx ends.
+func (n *Node) serveWeb(ctx context.Context) error {
+	server := &http.Server{
+		Handler:           n.web,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(n.webListener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	n.closeOnce.Do(func() { close(n.closing) })
+	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), politely)
+	defer cancel()
+	if err := server.Shutdown(soon); err != nil {
+		server.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
