@@ -97,9 +97,12 @@ type Grouper struct {
 	feed  feed // after Finish
 
 	value   coders.Value // of Add
-	scratch []byte       // values of a session, or of several spans
-	window  []byte       // of a session
-	items   []uint32     // of a key whose windows merge
+	entries [ahead]entry // pending ones alias the chunk that is being added
+	pending int
+	touched uint32   // keeps the compiler from leaving touch out
+	scratch []byte   // values of a session, or of several spans
+	window  []byte   // of a session
+	items   []uint32 // of a key whose windows merge
 	build   builder
 	held    piece // taken from the feed and not given yet
 	holding bool
@@ -145,63 +148,87 @@ func (g *Grouper) Add(chunk []byte) error {
 		}
 		at = rest
 	}
-	return nil
+	return g.flush()
 }
 
 // addValue adds one element, to each of its windows' groups.
 func (g *Grouper) addValue(v *coders.Value) error {
 	key := v.Key()
-	keyHash := xxhash.Sum64(key)
-	if g.cfg.Keyed {
-		room, err := g.room(spread(keyHash), nil, key, len(v.Raw), 0)
-		copy(room, v.Raw)
-		return err
+	hash := xxhash.Sum64(key)
+	switch {
+	case g.cfg.Keyed:
+		return g.add(entry{hash: spread(hash), key: key, value: v.Raw})
+	case g.cfg.Merging:
+		return g.addItems(v, spread(hash))
 	}
-	value, ts := v.KVValue(), v.Timestamp()
-	if g.cfg.Merging {
-		return g.addItems(v, spread(keyHash), ts)
-	}
-	if v.NumWindows == 1 {
-		return g.addTo(keyHash, v.Windows, key, value, ts)
+	e := entry{hash: spread(hash), key: key, value: v.KVValue(), ts: int64(v.Timestamp())}
+	if len(v.Windows) == 0 { // the global window
+		return g.add(e)
 	}
 	windows := v.Windows
 	for range v.NumWindows {
-		w, rest, err := g.cfg.Input.CutWindow(windows)
-		if err != nil {
+		var err error
+		if e.window, windows, err = g.cfg.Input.CutWindow(windows); err != nil {
 			return fmt.Errorf("group: window of an element: %w", err)
 		}
-		if err := g.addTo(keyHash, w, key, value, ts); err != nil {
+		e.hash = spread(hash + xxhash.Sum64(e.window))
+		if err := g.add(e); err != nil {
 			return err
 		}
-		windows = rest
 	}
 	return nil
 }
 
-// addTo adds a value to the group of key and window.
-func (g *Grouper) addTo(keyHash uint64, window, key, value []byte, ts element.Timestamp) error {
-	if len(window) > 0 {
-		keyHash += xxhash.Sum64(window)
-	}
-	room, err := g.room(spread(keyHash), window, key, len(value), int64(ts))
-	copy(room, value)
-	return err
-}
-
 // addItems adds a value once for each of its windows to the group of its key.
-func (g *Grouper) addItems(v *coders.Value, hash uint64, ts element.Timestamp) error {
+func (g *Grouper) addItems(v *coders.Value, hash uint64) error {
 	windows := v.Windows
 	for range v.NumWindows {
 		w, n, err := coders.DecodeInterval(windows)
 		if err != nil {
 			return fmt.Errorf("group: window of an element: %w", err)
 		}
-		room, err := g.room(hash, nil, v.Key(), itemSize(len(v.KVValue())), 0)
+		room, err := g.room(&entry{hash: hash, key: v.Key()}, itemSize(len(v.KVValue())))
 		if err != nil {
 			return err
 		}
-		putItem(room, w, ts, v.KVValue())
+		putItem(room, w, v.Timestamp(), v.KVValue())
 		windows = windows[n:]
+	}
+	return nil
+}
+
+// An entry is a value on its way into the table.
+type entry struct {
+	hash               uint64
+	ts                 int64
+	window, key, value []byte
+}
+
+// ahead is how many entries are looked up at once. Each look-up waits for
+// memory some times, one after another; many of them wait at the same time.
+const ahead = 64
+
+// add puts an entry into the table, now or with the next ones.
+func (g *Grouper) add(e entry) error {
+	g.entries[g.pending] = e
+	if g.pending++; g.pending == ahead {
+		return g.flush()
+	}
+	return nil
+}
+
+// flush puts the pending entries into the table.
+func (g *Grouper) flush() error {
+	entries := g.entries[:g.pending]
+	g.pending = 0
+	g.touched += g.table.touch(entries)
+	for i := range entries {
+		e := &entries[i]
+		room, err := g.room(e, len(e.value))
+		if err != nil {
+			return err
+		}
+		copy(room, e.value)
 	}
 	return nil
 }
@@ -213,9 +240,10 @@ func spread(h uint64) uint64 {
 	return h ^ h>>32
 }
 
-// room makes room in the table, spilling it if it is full.
-func (g *Grouper) room(hash uint64, window, key []byte, n int, ts int64) ([]byte, error) {
-	room, ok := g.table.put(hash, window, key, n, ts)
+// room makes room for n bytes in the group of e, spilling the table if it is
+// full.
+func (g *Grouper) room(e *entry, n int) ([]byte, error) {
+	room, ok := g.table.put(e, n)
 	if ok {
 		return room, nil
 	}
@@ -223,7 +251,7 @@ func (g *Grouper) room(hash uint64, window, key []byte, n int, ts int64) ([]byte
 		return nil, err
 	}
 	g.table.force = true
-	room, ok = g.table.put(hash, window, key, n, ts)
+	room, ok = g.table.put(e, n)
 	g.table.force = false
 	invariant.Check(ok, "an empty table has no room for %d bytes", n)
 	return room, nil

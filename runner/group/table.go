@@ -87,10 +87,32 @@ func (t *table) values(addr uint32, s *span) []byte {
 	return t.at(addr)[spanSize:][:s.used]
 }
 
-// put makes room for a value of n bytes in the group of window and key. It
-// reports false, and has changed nothing that counts, if the table is full.
-func (t *table) put(hash uint64, window, key []byte, n int, ts int64) (room []byte, ok bool) {
-	tag := uint32(hash >> 32)
+// touch reads what putting the entries will have to read, so that it is in the
+// processor's cache by then. The loops matter: within one of them no read waits
+// for another.
+func (t *table) touch(entries []entry) (sum uint32) {
+	var slots [ahead]uint64
+	for i := range entries {
+		slots[i] = t.slots[uint32(entries[i].hash>>32)>>t.shift]
+	}
+	var last [ahead]uint32
+	for i := range entries {
+		if addr := uint32(slots[i]); addr != 0 && slots[i]>>32 == entries[i].hash>>32 {
+			last[i] = t.head(addr).last
+		}
+	}
+	for i := range entries {
+		if last[i] != 0 {
+			sum += t.span(last[i]).used
+		}
+	}
+	return sum
+}
+
+// put makes room for a value of n bytes in the group of an entry. It reports
+// false, and has changed nothing that counts, if the table is full.
+func (t *table) put(e *entry, n int) (room []byte, ok bool) {
+	tag := uint32(e.hash >> 32)
 	for i := int(tag >> t.shift); ; i++ {
 		slot := t.slots[i]
 		if slot == 0 {
@@ -98,31 +120,32 @@ func (t *table) put(hash uint64, window, key []byte, n int, ts int64) (room []by
 				if !t.grow() {
 					return nil, false
 				}
-				return t.put(hash, window, key, n, ts)
+				return t.put(e, n)
 			}
-			return t.start(i, hash, window, key, n, ts)
+			return t.start(i, e, n)
 		}
 		if uint32(slot>>32) != tag {
 			continue
 		}
 		addr := uint32(slot)
 		h := t.head(addr)
-		if h.hash != hash || int(h.winLen) != len(window) || int(h.keyLen) != len(key) {
+		if h.hash != e.hash || int(h.winLen) != len(e.window) || int(h.keyLen) != len(e.key) {
 			continue
 		}
-		if wk := t.windowKey(addr, h); !bytes.Equal(wk[:len(window)], window) || !bytes.Equal(wk[len(window):], key) {
+		if wk := t.windowKey(addr, h); !bytes.Equal(wk[:len(e.window)], e.window) || !bytes.Equal(wk[len(e.window):], e.key) {
 			continue
 		}
 		room, ok = t.extend(h, n)
 		if ok {
-			h.ts = t.ts.combine(h.ts, ts)
+			h.ts = t.ts.combine(h.ts, e.ts)
 		}
 		return room, ok
 	}
 }
 
 // start makes a group with room for its first value.
-func (t *table) start(slot int, hash uint64, window, key []byte, n int, ts int64) (room []byte, ok bool) {
+func (t *table) start(slot int, e *entry, n int) (room []byte, ok bool) {
+	window, key := e.window, e.key
 	fixed := headSize + (len(window)+len(key)+unit-1)&^(unit-1)
 	whole := fixed + spanSize + (n+unit-1)&^(unit-1)
 	together := whole < t.chunkSize()
@@ -144,7 +167,7 @@ func (t *table) start(slot int, hash uint64, window, key []byte, n int, ts int64
 	copy(b[headSize+len(window):], key)
 	*t.span(first) = span{room: uint32((n + unit - 1) &^ (unit - 1)), used: uint32(n), count: 1}
 	*(*head)(unsafe.Pointer(&b[0])) = head{
-		hash: hash, ts: ts, first: first, last: first,
+		hash: e.hash, ts: e.ts, first: first, last: first,
 		winLen: uint32(len(window)), keyLen: uint32(len(key)),
 	}
 	if t.begin == 0 {
@@ -153,7 +176,7 @@ func (t *table) start(slot int, hash uint64, window, key []byte, n int, ts int64
 		t.head(t.end).next = addr
 	}
 	t.end = addr
-	t.slots[slot] = hash>>32<<32 | uint64(addr)
+	t.slots[slot] = e.hash>>32<<32 | uint64(addr)
 	t.count++
 	return t.at(first)[spanSize:][:n], true
 }
