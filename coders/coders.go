@@ -20,7 +20,6 @@ package coders
 import (
 	"errors"
 	"fmt"
-	"sort"
 	"strings"
 	"sync"
 
@@ -282,14 +281,4 @@ func within(path []string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (part of %q)", path[0])
-}
-
-// KnownURNs lists the coders that the runner can cut.
-func KnownURNs() []string {
-	urns := make([]string, 0, len(shapes))
-	for u := range shapes {
-		urns = append(urns, u)
-	}
-	sort.Strings(urns)
-	return urns
 }

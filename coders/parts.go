@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
+	"slices"
 
 	"trestle/element"
 )
@@ -11,10 +12,11 @@ import (
 // lowest is the least timestamp that can be encoded; Beam's own least is greater.
 const lowest element.Timestamp = math.MinInt64
 
-// Encoded panes of the two commonest kinds.
+// Encoded panes of the two commonest kinds. They have no spare capacity, so
+// that appending to one copies it.
 var (
-	NoFiring   = AppendPane(nil, element.NoFiring)
-	OnlyFiring = AppendPane(nil, element.OnlyFiring)
+	NoFiring   = slices.Clip(AppendPane(nil, element.NoFiring))
+	OnlyFiring = slices.Clip(AppendPane(nil, element.OnlyFiring))
 )
 
 // AppendTimestamp appends 8 bytes that sort as timestamps do.

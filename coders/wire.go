@@ -60,11 +60,6 @@ func WindowedID(protos map[string]*pipepb.Coder, elem, window string) string {
 	return compose(protos, "windowed("+elem+","+window+")", URNWindowedValue, elem, window)
 }
 
-// KVID returns the id of kv<key, value>, adding it to protos.
-func KVID(protos map[string]*pipepb.Coder, key, value string) string {
-	return compose(protos, "kv("+key+","+value+")", URNKV, key, value)
-}
-
 // StateBackedID returns the id of the coder that kv<K, iterable<V>> becomes if
 // the runner may leave the tail of the values to be asked for over the state
 // API: kv<K, state_backed_iterable<V>>. Another coder keeps its id.
