@@ -127,9 +127,10 @@ func (r *Runner) Run(ctx context.Context, in *Input) (*Result, error) {
 			return nil, context.Cause(ctx)
 		}
 		var lost *fnapi.WorkerLostError
+		var broke *fnapi.ProtocolError
 		var user *fnapi.UserError
 		switch {
-		case errors.As(err, &lost):
+		case errors.As(err, &lost), errors.As(err, &broke):
 			err = r.bury(ctx, err)
 			if workerTries++; workerTries >= r.WorkerTries {
 				return nil, err

@@ -154,7 +154,7 @@ func (c *compiler) compile(plan *fusion.Plan) error {
 	if err := c.sinks(d); err != nil {
 		return err
 	}
-	c.collections(d)
+	c.collections(d, plan.Declared)
 	c.p.template = d
 	return nil
 }
@@ -173,9 +173,7 @@ func (c *compiler) feeds(plan *fusion.Plan) error {
 		}
 		c.p.Feed[ds.Collection] = w
 	}
-	if len(c.p.Node.Inputs) > 0 {
-		c.windowing(plan.Graph.Dataset(c.p.Node.Inputs[0]).Collection)
-	}
+	c.windowing()
 	for i := range c.p.Stage.SideInputs {
 		s := &c.p.Stage.SideInputs[i]
 		if c.p.Feed[s.Collection] == nil { // nothing feeds it
@@ -190,9 +188,14 @@ func (c *compiler) feeds(plan *fusion.Plan) error {
 	return nil
 }
 
-// windowing notes how the collection that comes in is grouped.
-func (c *compiler) windowing(collection string) {
-	pc := c.comps.GetPcollections()[collection]
+// windowing notes how the collection that the root groups is windowed.
+func (c *compiler) windowing() {
+	root := c.comps.GetTransforms()[c.p.Stage.RootTransform]
+	var in string
+	for _, id := range root.GetInputs() { // one, if it groups at all
+		in = id
+	}
+	pc := c.comps.GetPcollections()[in]
 	ws := c.comps.GetWindowingStrategies()[pc.GetWindowingStrategyId()]
 	c.p.Merging = ws.GetMergeStatus() == pipepb.MergeStatus_NEEDS_MERGE
 	switch ws.GetOutputTime() {
@@ -263,11 +266,26 @@ func (c *compiler) sinks(d *fnpb.ProcessBundleDescriptor) error {
 	return nil
 }
 
-func (c *compiler) collections(d *fnpb.ProcessBundleDescriptor) {
+// collections adds those that the transforms name. Inside a fused chain they
+// have the SDK's own coders, where it looks at them: only ports, side inputs and
+// the elements that come back in state and splits are as on the wire.
+func (c *compiler) collections(d *fnpb.ProcessBundleDescriptor, declared map[string]string) {
+	wire := map[string]bool{}
+	for k, s := range c.p.SideInput {
+		wire[d.Transforms[k.Transform].GetInputs()[s.Tag]] = true
+	}
+	if c.p.Node.Root == jobgraph.RootRestrictions || c.p.Node.Root == jobgraph.RootKeyed {
+		wire[c.p.Stage.Collection] = true
+	}
 	for _, t := range d.Transforms {
 		for _, m := range []map[string]string{t.Inputs, t.Outputs} {
 			for _, id := range m {
-				if pc := c.comps.GetPcollections()[id]; pc != nil {
+				pc := c.comps.GetPcollections()[id]
+				if own, ok := declared[id]; ok && !wire[id] {
+					pc = proto.Clone(pc).(*pipepb.PCollection)
+					pc.CoderId = own
+				}
+				if pc != nil {
 					d.Pcollections[id] = pc
 				}
 			}

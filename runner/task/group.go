@@ -36,7 +36,7 @@ func (r *run) openGroup(ctx context.Context) (input, error) {
 		return nil, err
 	}
 	r.large.Store(g.Large())
-	return newBatches(ctx, &groupSource{g: g}, r.m.cfg.Budget, r.limits()), nil
+	return newBatches(ctx, &groupSource{g: g, keyed: r.prog.Node.Root == jobgraph.RootKeyed}, r.m.cfg.Budget, r.limits()), nil
 }
 
 func addAll(ctx context.Context, g *group.Grouper, src *readSource) error {
@@ -58,7 +58,10 @@ func addAll(ctx context.Context, g *group.Grouper, src *readSource) error {
 }
 
 // groupSource gives a grouper's groups.
-type groupSource struct{ g *group.Grouper }
+type groupSource struct {
+	g     *group.Grouper
+	keyed bool // each piece is whole elements
+}
 
 func (s *groupSource) fill(_ context.Context, dst []byte) ([]byte, int, error) {
 	count := 0
@@ -72,7 +75,8 @@ func (s *groupSource) fill(_ context.Context, dst []byte) ([]byte, int, error) {
 		}
 		dst = out
 		count += n
-		if len(dst) >= chunkSize {
+		// A message to a worker holds whole elements, however long.
+		if len(dst) >= chunkSize && (s.keyed || !s.g.More()) {
 			return dst, count, nil
 		}
 	}

@@ -236,6 +236,7 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 	}
 	var lost *shuffle.PartitionError
 	var worker *fnapi.WorkerLostError
+	var broke *fnapi.ProtocolError
 	var user *fnapi.UserError
 	switch {
 	case ctx.Err() != nil:
@@ -246,7 +247,7 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 			Dataset:   jobgraph.DatasetID(lost.Partition.Dataset),
 			Partition: Partition{Index: lost.Partition.Index, Attempt: lost.Partition.Attempt},
 		}}
-	case errors.As(err, &worker):
+	case errors.As(err, &worker), errors.As(err, &broke):
 		f.Cause = CauseWorker
 	case errors.As(err, &user):
 		f.Cause = CauseUser
