@@ -35,6 +35,9 @@ type walk struct {
 	span    uint32 // of the group, the next one
 	items   []uint32
 	item    int
+
+	looked  int    // groups from next on that were looked at ahead
+	touched uint32 // keeps the compiler from leaving lookAhead out
 }
 
 func newWalk(t *table, merging bool) *walk { return &walk{t: t, merging: merging, next: t.begin} }
@@ -43,6 +46,10 @@ func (w *walk) group() (bool, error) {
 	if w.next == 0 {
 		return false, nil
 	}
+	if w.looked == 0 {
+		w.lookAhead()
+	}
+	w.looked--
 	w.at = w.next
 	h := w.t.head(w.at)
 	w.next, w.span = h.next, h.first
@@ -50,6 +57,25 @@ func (w *walk) group() (bool, error) {
 		w.items, w.item = w.t.sortedItems(w.items[:0], h.first), 0
 	}
 	return true, nil
+}
+
+// lookAhead reads the second spans of the next groups, which may lie anywhere,
+// so that they are in the processor's cache when they are wanted (as
+// table.touch).
+func (w *walk) lookAhead() {
+	var spans [ahead]uint32
+	n := 0
+	for next := w.next; next != 0 && n < ahead; n++ {
+		h := w.t.head(next)
+		next = h.next
+		spans[n] = w.t.span(h.first).next
+	}
+	for _, addr := range spans[:n] {
+		if addr != 0 {
+			w.touched += w.t.span(addr).used
+		}
+	}
+	w.looked = n
 }
 
 func (w *walk) windowKey() (window, key []byte) {
