@@ -38,10 +38,11 @@ type Program struct {
 	Feed      map[string]*coders.Windowed // by collection: how datasets' bytes are cut
 	Sinks     []Sink
 	SideInput map[SideKey]*fusion.SideInput
-	Timers    [][2]string // transform and family
-	Families  []Family    // the same, with what cuts them
-	Large     bool        // the SDK reads state-backed iterables
-	Embed     bool        // the SDK reads elements inside a ProcessBundleRequest
+	Timers    [][2]string         // transform and family
+	Families  []Family            // the same, with what cuts them
+	States    map[string][]string // ids of user state by transform
+	Large     bool                // the SDK reads state-backed iterables
+	Embed     bool                // the SDK reads elements inside a ProcessBundleRequest
 	// Merging and Timestamp are of the windowing in which a RootGroup groups.
 	Merging   bool
 	Timestamp group.Combiner
@@ -72,6 +73,7 @@ func Compile(plan *fusion.Plan, id jobgraph.StageID) (*Program, error) {
 		Stage: st, Node: node,
 		Feed:      map[string]*coders.Windowed{},
 		SideInput: map[SideKey]*fusion.SideInput{},
+		States:    map[string][]string{},
 		datasets:  map[jobgraph.DatasetID]*jobgraph.Dataset{},
 	}
 	for _, ds := range plan.Graph.Datasets {
@@ -216,7 +218,7 @@ func (c *compiler) transforms(d *fnpb.ProcessBundleDescriptor) error {
 		t.Subtransforms = nil
 		d.Transforms[tid] = t
 		if slices.Contains(c.p.Stage.KeyedTransforms, tid) {
-			if err := c.timers(tid, t); err != nil {
+			if err := c.stateful(tid, t); err != nil {
 				return err
 			}
 		}
@@ -224,19 +226,15 @@ func (c *compiler) transforms(d *fnpb.ProcessBundleDescriptor) error {
 	return nil
 }
 
-// timers notes the timer families of a transform: the bundle isn't complete
-// before each has sent its last mark.
-func (c *compiler) timers(tid string, t *pipepb.PTransform) error {
+// stateful notes what state a transform declares, and its timer families: the
+// bundle isn't complete before each of them has sent its last mark.
+func (c *compiler) stateful(tid string, t *pipepb.PTransform) error {
 	var pd pipepb.ParDoPayload
 	if err := proto.Unmarshal(t.GetSpec().GetPayload(), &pd); err != nil {
 		return fmt.Errorf("transform %q: payload: %w", t.GetUniqueName(), err)
 	}
-	var families []string
-	for f := range pd.GetTimerFamilySpecs() {
-		families = append(families, f)
-	}
-	slices.Sort(families)
-	for _, f := range families {
+	c.p.States[tid] = slices.Sorted(maps.Keys(pd.GetStateSpecs()))
+	for _, f := range slices.Sorted(maps.Keys(pd.GetTimerFamilySpecs())) {
 		fam, err := c.family(tid, f, pd.GetTimerFamilySpecs()[f])
 		if err != nil {
 			return fmt.Errorf("transform %q: %w", t.GetUniqueName(), err)

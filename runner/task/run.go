@@ -11,6 +11,7 @@ import (
 	"trestle/runner/bundle"
 	"trestle/runner/group"
 	"trestle/runner/jobgraph"
+	"trestle/runner/state"
 	"trestle/shuffle"
 )
 
@@ -21,6 +22,7 @@ type run struct {
 	prog  *bundle.Program
 	dests map[jobgraph.DatasetID]*bundle.Dest
 	views *views
+	user  *state.Batch // of a keyed stage, else nil
 	large atomic.Pointer[group.Large]
 	live  *counts
 }
@@ -35,6 +37,8 @@ func (r *run) do(ctx context.Context) (*Finished, error) {
 		return nil, err
 	}
 	defer r.views.close()
+	r.openState()
+	defer r.closeState()
 
 	br := r.bundles()
 	defer br.Close()
@@ -113,6 +117,9 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 			return nil
 		}
 		if err != nil {
+			return err
+		}
+		if err := r.nextKeys(); err != nil {
 			return err
 		}
 		res, err := br.Run(ctx, b)

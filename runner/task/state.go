@@ -5,17 +5,48 @@ import (
 	"fmt"
 
 	"trestle/runner/bundle"
+	"trestle/runner/jobgraph"
+	"trestle/runner/state"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
+// openState makes room for user state, if the stage has any.
+func (r *run) openState() {
+	if r.prog.Node.Root == jobgraph.RootKeyed {
+		r.user = state.NewBatch(state.Options{Budget: r.m.cfg.Budget, Dir: r.m.cfg.SpillDir, Declared: r.prog.States})
+	}
+}
+
+// nextKeys forgets the state of the keys of the last bundle: all of a key's
+// elements and timers are done with.
+func (r *run) nextKeys() error {
+	if r.user == nil {
+		return nil
+	}
+	return r.user.Reset()
+}
+
+func (r *run) closeState() {
+	if r.user != nil {
+		r.user.Close()
+	}
+}
+
 // newState begins the state of a bundle.
-func (r *run) newState() bundle.State { return &bundleState{r: r} }
+func (r *run) newState() bundle.State {
+	s := &bundleState{r: r}
+	if r.user != nil {
+		s.user = r.user.Bundle()
+	}
+	return s
+}
 
 // bundleState answers the state requests of one bundle: side inputs, tails of
 // large groups, user state.
 type bundleState struct {
-	r *run
+	r    *run
+	user *state.Bundle // nil where the stage has no user state
 }
 
 // Get answers a read; see fnapi.StateHandler.
@@ -35,7 +66,14 @@ func (s *bundleState) Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.Sta
 		}
 		return large.Get(k.GetKey(), token)
 	}
-	return nil, nil, fmt.Errorf("unknown kind of state key %T", key.GetType())
+	if s.user == nil {
+		return nil, nil, noState(key)
+	}
+	return s.user.Get(ctx, key, req)
+}
+
+func noState(key *fnpb.StateKey) error {
+	return fmt.Errorf("a stage without user state was asked for a state key of type %T", key.GetType())
 }
 
 // sideKey is the side input that a state key reads, zero if none.
@@ -53,13 +91,33 @@ func sideKey(key *fnpb.StateKey) bundle.SideKey {
 	return bundle.SideKey{}
 }
 
+// Append adds to user state; see fnapi.StateHandler.
 func (s *bundleState) Append(ctx context.Context, key *fnpb.StateKey, data []byte) error {
-	return fmt.Errorf("unknown kind of state key %T", key.GetType())
+	if s.user == nil {
+		return noState(key)
+	}
+	return s.user.Append(ctx, key, data)
 }
 
+// Clear empties user state; see fnapi.StateHandler.
 func (s *bundleState) Clear(ctx context.Context, key *fnpb.StateKey) error {
-	return fmt.Errorf("unknown kind of state key %T", key.GetType())
+	if s.user == nil {
+		return noState(key)
+	}
+	return s.user.Clear(ctx, key)
 }
 
-func (s *bundleState) Commit() error { return nil }
-func (s *bundleState) Abort()        {}
+// Commit makes the bundle's writes part of the state.
+func (s *bundleState) Commit() error {
+	if s.user == nil {
+		return nil
+	}
+	return s.user.Commit()
+}
+
+// Abort drops the bundle's writes.
+func (s *bundleState) Abort() {
+	if s.user != nil {
+		s.user.Abort()
+	}
+}
