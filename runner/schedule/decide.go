@@ -135,7 +135,8 @@ type call struct {
 	policy Policy
 	now    catalog.Instant
 	out    Decision
-	stray  bool // tasks may be running that are not wanted
+	stray  bool     // tasks may be running that are not wanted
+	later  []Action // after those that stop stray tasks
 }
 
 // Decide takes what was seen since the last time and returns what follows. It
@@ -155,6 +156,7 @@ func Decide(state *catalog.State, seen *Seen, policy Policy, now catalog.Instant
 	c.chooseReady()
 	c.startReady()
 	c.stopStray()
+	c.out.Actions = append(c.out.Actions, c.later...)
 	c.endJobs()
 	return c.out
 }
@@ -222,8 +224,7 @@ func (c *call) endJobs() {
 	active := c.state.Active()
 	for i := 0; i < len(active); i++ {
 		j := active[i]
-		js := c.seen.jobs[j.ID]
-		if j.State == catalog.Cancelling && (js == nil || js.slots == 0) {
+		if j.State == catalog.Cancelling && c.seen.job(j).slots == 0 {
 			c.propose(&catalog.JobEnded{Job: j.ID, At: c.now, State: catalog.Cancelled})
 			active = c.state.Active()
 			i--

@@ -115,17 +115,36 @@ func (c *call) release(j *catalog.Job, id jobgraph.DatasetID) {
 	}
 	js.released[d] = true
 	js.parts[d] = nil
-	held := map[string][]jobgraph.Partition{}
-	for i := range producer.Tasks {
-		t := &producer.Tasks[i]
-		js.lose(d, i, t.Attempt)
-		held[t.Done.TaskManager] = append(held[t.Done.TaskManager], jobgraph.Partition{Index: i, Attempt: t.Attempt})
+	for _, a := range c.free(j, d, 0, len(producer.Tasks)) {
+		c.act(a)
 	}
+}
+
+// free gives the actions that free the finished partitions [lo, hi) of a
+// dataset that are still there, and notes that they are gone.
+func (c *call) free(j *catalog.Job, dataset, lo, hi int) []Action {
+	js, d := c.seen.job(j), j.Graph.Datasets[dataset]
+	tasks := j.Stages[j.StageAt(d.Producer)].Tasks
+	held := map[string][]jobgraph.Partition{} // for look-ups
+	for i := lo; i < hi; i++ {
+		t := &tasks[i]
+		if !js.available(dataset, i, t) || len(c.seen.managers) == 0 {
+			continue
+		}
+		js.lose(dataset, i, t.Attempt)
+		name := t.Done.TaskManager
+		if c.seen.manager(name) == nil {
+			name = c.seen.managers[0].name // it outlived its writer: anyone can free it
+		}
+		held[name] = append(held[name], jobgraph.Partition{Index: i, Attempt: t.Attempt})
+	}
+	var actions []Action
 	for _, m := range c.seen.managers {
 		if ps := held[m.name]; len(ps) > 0 {
-			c.act(Release{TaskManager: m.name, Job: j.ID, Dataset: id, Partitions: ps})
+			actions = append(actions, Release{TaskManager: m.name, Job: j.ID, Dataset: d.ID, Partitions: ps})
 		}
 	}
+	return actions
 }
 
 type failed struct {

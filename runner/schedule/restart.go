@@ -260,20 +260,17 @@ func (c *call) restart(j *catalog.Job, seeds, blamed []unit, f catalog.Failure) 
 	r := &catalog.TasksReset{Job: j.ID, At: c.now, Failure: f, Delay: delay}
 	r.Tasks, r.Queues = set.tasks()
 	r.Blamed = unitTasks(j, blamed)
-	c.propose(r)
-	c.stray = true
-	c.afterReset(j, js, r)
-}
-
-// afterReset drops what was derived from the attempts that were given up.
-func (c *call) afterReset(j *catalog.Job, js *jobSeen, r *catalog.TasksReset) {
 	for _, x := range r.Tasks {
 		for _, id := range j.Graph.Stages[j.StageAt(x.Stage)].Outputs {
 			d := j.DatasetAt(id)
+			// Readers that were given up, too, are stopped first.
+			c.later = append(c.later, c.free(j, d, x.Lo, x.Hi)...)
 			js.parts[d], js.released[d] = nil, false
 		}
 	}
 	clear(js.cursor)
+	c.propose(r)
+	c.stray = true
 }
 
 // unitTasks lists the tasks of the units.
