@@ -132,7 +132,7 @@ func (m *maker) withWireState(t *graph.Transform) *graph.Transform {
 	}
 	for _, s := range pay.GetStateSpecs() {
 		if l := s.GetOrderedListSpec(); l != nil {
-			l.ElementCoderId = coders.WireID(m.g.Coders, l.GetElementCoderId())
+			l.ElementCoderId = coders.LengthPrefixID(m.g.Coders, l.GetElementCoderId())
 		}
 	}
 	if proto.Equal(pay, t.ParDo) {
