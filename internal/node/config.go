@@ -115,16 +115,16 @@ func (c *Config) Validate() []error {
 		bad("--data: a directory is needed")
 	}
 	for _, a := range []struct{ name, addr string }{{"job-addr", c.JobAddr}, {"web-addr", c.WebAddr}} {
-		if err := checkAddress(a.addr, c.InsecureListen); err != nil {
+		if err := CheckAddress(a.addr, c.InsecureListen); err != nil {
 			bad("--%s=%s: %w", a.name, a.addr, err)
 		}
 	}
 	return errs
 }
 
-// checkAddress refuses what is open to the network by accident. No Beam SDK
+// CheckAddress refuses what is open to the network by accident. No Beam SDK
 // can show who it is to a job endpoint, so whoever reaches it may run code.
-func checkAddress(addr string, insecure bool) error {
+func CheckAddress(addr string, insecure bool) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("must be HOST:PORT: %w", err)

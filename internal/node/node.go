@@ -246,9 +246,9 @@ func (n *Node) Close() {
 // are answered. When it returns, nothing that it started is left.
 func (n *Node) Run(ctx context.Context, serving func()) error {
 	defer n.Close()
-	err := runStack(ctx, n.log, n.parts(), func() error {
+	err := runStack(ctx, n.log, n.cfg.StopTimeout, n.parts(), func() error {
 		if n.cfg.ReadyFile != "" {
-			if err := writeReady(n.cfg.ReadyFile, n.Ready()); err != nil {
+			if err := WriteReady(n.cfg.ReadyFile, n.Ready()); err != nil {
 				return fmt.Errorf("write ready file: %w", err)
 			}
 		}

@@ -9,9 +9,10 @@ import (
 
 // Ready is what a ready file holds, as JSON.
 type Ready struct {
-	Job string `json:"job"` // HOST:PORT of the job endpoint
-	Web string `json:"web"` // HOST:PORT of the web page
-	PID int    `json:"pid"`
+	Job  string `json:"job,omitempty"`  // HOST:PORT of the job endpoint
+	Web  string `json:"web,omitempty"`  // HOST:PORT of the web page
+	Pool string `json:"pool,omitempty"` // HOST:PORT of a worker pool
+	PID  int    `json:"pid"`
 }
 
 // ReadReady reads a ready file.
@@ -24,8 +25,8 @@ func ReadReady(file string) (Ready, error) {
 	return r, err
 }
 
-// writeReady puts the file in place at once: who waits for it never sees half.
-func writeReady(file string, r Ready) error {
+// WriteReady puts the file in place at once: who waits for it never sees half.
+func WriteReady(file string, r Ready) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -23,8 +24,10 @@ type ended struct {
 
 // runStack starts parts one after another and runs them until ctx ends or one
 // of them does. Then it stops them in the reverse order, each when those above
-// are gone: who is used outlives its users. It returns when none is left.
-func runStack(ctx context.Context, log *slog.Logger, parts []part, serving func() error) error {
+// are gone: who is used outlives its users. It returns when none is left, or
+// with an error when stopping takes longer than patience: then the process must
+// end, and what hangs with it.
+func runStack(ctx context.Context, log *slog.Logger, patience time.Duration, parts []part, serving func() error) error {
 	type started struct {
 		part
 		stop context.CancelFunc
@@ -63,10 +66,19 @@ func runStack(ctx context.Context, log *slog.Logger, parts []part, serving func(
 			return nil
 		}
 	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
 	for i := len(up) - 1; i >= 0; i-- {
 		began := time.Now()
 		up[i].stop()
-		<-up[i].done
+		select {
+		case <-up[i].done:
+		case <-late.C:
+			for j := range i {
+				up[j].stop() // what can still end in order does
+			}
+			return errors.Join(err, fmt.Errorf("%s did not stop within %s", up[i].name, patience))
+		}
 		log.Debug("stopped", "part", up[i].name, "took", time.Since(began))
 	}
 	return err
