@@ -8,9 +8,9 @@ import (
 	"os"
 
 	"trestle/internal/membudget"
+	"trestle/internal/pack"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/s2"
 )
 
 // A run is a sorted sequence of records in a file without a name. It consists
@@ -106,8 +106,9 @@ func cutRecord(b []byte, r *record) (rest []byte, err error) {
 
 // A spillFile holds runs one after another.
 type spillFile struct {
-	f   *os.File
-	end int64
+	f      *os.File
+	end    int64
+	packer pack.Packer
 }
 
 // newSpillFile makes a file that has no name any more, so that nothing is left
@@ -142,6 +143,7 @@ type runWriter struct {
 	run    run
 	block  []byte // records, a chunk
 	out    []byte // header and payload, a chunk
+	packer *pack.Packer
 }
 
 func newRunWriter(budget *membudget.Budget, file *spillFile) *runWriter {
@@ -149,6 +151,7 @@ func newRunWriter(budget *membudget.Budget, file *spillFile) *runWriter {
 		budget: budget,
 		run:    run{file: file, begin: file.end, end: file.end},
 		block:  budget.Chunk(blockBytes),
+		packer: &file.packer,
 	}
 }
 
@@ -173,7 +176,7 @@ func (w *runWriter) flush() error {
 	if len(w.block) == 0 {
 		return nil
 	}
-	most := s2.MaxEncodedLen(len(w.block))
+	most := pack.MaxLen(len(w.block))
 	if most < 0 {
 		return fmt.Errorf("spill %d bytes at once: too many", len(w.block))
 	}
@@ -181,12 +184,8 @@ func (w *runWriter) flush() error {
 		w.budget.Free(w.out)
 		w.out = w.budget.Chunk(blockHeader + most)
 	}
-	out := w.out[:cap(w.out)]
-	payload := s2.Encode(out[blockHeader:], w.block)
-	if len(payload) > len(w.block)-len(w.block)/8 {
-		payload = out[blockHeader:][:copy(out[blockHeader:], w.block)]
-	}
-	out = out[:blockHeader+len(payload)]
+	out, _ := w.packer.Append(w.out[:blockHeader], w.block) // packed iff shorter
+	payload := out[blockHeader:]
 	binary.LittleEndian.PutUint32(out, uint32(len(payload)))
 	binary.LittleEndian.PutUint32(out[4:], uint32(len(w.block)))
 	binary.LittleEndian.PutUint64(out[8:], blockSum(out[:8], payload))
@@ -268,11 +267,8 @@ func (r *runReader) readBlock() error {
 		return nil
 	}
 	defer r.budget.Free(payload)
-	if n, err := s2.DecodedLen(payload); err != nil || n != raw {
-		return errRun
-	}
 	r.block = r.budget.Chunk(raw)[:raw]
-	if _, err := s2.Decode(r.block, payload); err != nil {
+	if err := pack.Unpack(r.block, payload); err != nil {
 		return fmt.Errorf("%w: %w", errRun, err)
 	}
 	r.rest = r.block

@@ -20,7 +20,11 @@ func (g *Grouper) spill() error {
 		g.file = file
 	}
 	w := newRunWriter(g.cfg.Budget, g.file)
-	for _, slot := range t.sorted() {
+	slots := t.sorted()
+	for i, slot := range slots {
+		if i%ahead == 0 {
+			g.touched += t.touchHeads(slots[i:min(i+ahead, len(slots))])
+		}
 		if err := g.spillGroup(w, uint32(slot)); err != nil {
 			w.drop()
 			return fmt.Errorf("group: %w", err)

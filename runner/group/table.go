@@ -109,6 +109,14 @@ func (t *table) touch(entries []entry) (sum uint32) {
 	return sum
 }
 
+// touchHeads reads the heads of slots, as touch does.
+func (t *table) touchHeads(slots []uint64) (sum uint32) {
+	for _, slot := range slots {
+		sum += t.head(uint32(slot)).first
+	}
+	return sum
+}
+
 // put makes room for a value of n bytes in the group of an entry. It reports
 // false, and has changed nothing that counts, if the table is full.
 func (t *table) put(e *entry, n int) (room []byte, ok bool) {

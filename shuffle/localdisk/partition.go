@@ -8,9 +8,8 @@ import (
 	"sync"
 
 	"trestle/internal/membudget"
+	"trestle/internal/pack"
 	"trestle/shuffle/driver"
-
-	"github.com/klauspost/compress/s2"
 )
 
 // A state is how far a partition has come.
@@ -29,6 +28,8 @@ type partition struct {
 	subs int
 	seed uint64 // of its checksums
 	path string // of the finished file
+
+	packer pack.Packer
 
 	mu        sync.Mutex
 	state     state
@@ -94,7 +95,7 @@ func (p *partition) write(blocks []entry) ([]entry, error) {
 	}
 	for i := range blocks {
 		b := &blocks[i]
-		need := s2.MaxEncodedLen(len(b.data))
+		need := pack.MaxLen(len(b.data))
 		if need < 0 {
 			failed = fmt.Errorf("a block of %d bytes is too large", len(b.data))
 		} else if failed == nil {
@@ -106,7 +107,7 @@ func (p *partition) write(blocks []entry) ([]entry, error) {
 				buf = budget.Chunk(need)
 			}
 			b.off = int64(len(buf)) // from the start of buf, until it is written
-			buf = b.encode(buf)
+			buf = p.encode(buf, b)
 		}
 		budget.Free(b.data)
 		b.data = nil
@@ -117,16 +118,14 @@ func (p *partition) write(blocks []entry) ([]entry, error) {
 }
 
 // encode appends the block's payload to dst, which has room for it.
-func (e *entry) encode(dst []byte) []byte {
-	room := dst[len(dst):cap(dst)]
-	enc := s2.Encode(room, e.data)
-	e.kind = compressed
-	if len(enc) > len(e.data)-len(e.data)/8 { // not worth the reader's time
-		e.kind = rawOnDisk
-		enc = room[:copy(room, e.data)]
+func (p *partition) encode(dst []byte, e *entry) []byte {
+	out, packed := p.packer.Append(dst, e.data)
+	e.kind = rawOnDisk
+	if packed {
+		e.kind = compressed
 	}
-	e.stored = len(enc)
-	return dst[:len(dst)+len(enc)]
+	e.stored = len(out) - len(dst)
+	return out
 }
 
 // append writes payloads at the file's end and completes their entries.

@@ -11,9 +11,8 @@ import (
 	"sync"
 
 	"trestle/internal/membudget"
+	"trestle/internal/pack"
 	"trestle/shuffle/driver"
-
-	"github.com/klauspost/compress/s2"
 )
 
 // ahead is how many blocks a reader has fetched that were not asked for yet.
@@ -230,12 +229,8 @@ func readBlock(budget *membudget.Budget, f io.ReaderAt, e *entry, seed uint64) (
 		return payload, nil
 	}
 	defer budget.Free(payload)
-	if n, err := s2.DecodedLen(payload); err != nil || n != e.raw {
-		return nil, fmt.Errorf("block at %d: it holds %d bytes instead of %d", e.off, n, e.raw)
-	}
-	data := budget.Chunk(e.raw)
-	data, err := s2.Decode(data[:e.raw], payload)
-	if err != nil {
+	data := budget.Chunk(e.raw)[:e.raw]
+	if err := pack.Unpack(data, payload); err != nil {
 		budget.Free(data)
 		return nil, fmt.Errorf("block at %d: %w", e.off, err)
 	}
