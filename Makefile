@@ -1,0 +1,79 @@
+# Trestle's commands. Everything that is downloaded or compiled for tests is
+# kept in .cache/ and used again.
+
+GO      ?= go
+PYTHON  ?= python3
+MVN     ?= mvn
+CACHE   := $(CURDIR)/.cache
+VENV    := $(CACHE)/venv
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LINT    := $(CACHE)/bin/golangci-lint-2.15.0
+
+# How many packages are built or tested at a time is Go's default. Suites are
+# run one after another: they have a server of their own each, and share the
+# cores.
+ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
+
+.PHONY: build demo test unit check race lint itest-quick itest-go itest-python itest-java bench bench-spill full clean
+
+build: ## bin/trestle
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
+
+demo: build ## a word count on an embedded Trestle; FILES="…" names other texts
+	$(GO) run ./examples/demo -trestle=bin/trestle $(if $(FILES),-files='$(FILES)')
+
+test: build unit itest-quick ## unit tests and some tests of the whole; what CI runs
+
+unit: ## the packages' own tests
+	$(GO) test ./...
+
+check: race lint ## all that a machine can say about the code
+	test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	$(GO) vet ./...
+
+race: ## the packages' own tests under the race detector
+	$(GO) test -race ./...
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+itest-quick: build $(VENV)/.ready $(CACHE)/java/.ready ## some of each SDK's tests
+	$(ITEST) -itests=go,python,java -quick
+
+itest-go: build ## the Go SDK's own tests
+	$(ITEST) -itests=go -run '^TestGo'
+
+itest-python: build $(VENV)/.ready ## the Python SDK's own tests
+	$(ITEST) -itests=python -run '^TestPython'
+
+itest-java: build $(CACHE)/java/.ready ## a Java word count
+	$(ITEST) -itests=java -run '^TestJava'
+
+bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Flink; writes docs/performance.md
+	$(GO) run ./bench -cache=$(CACHE)
+
+bench-spill: build ## grouping far more data than memory; fails if the memory grows beyond its budget
+	$(GO) run ./bench -cache=$(CACHE) -spill
+
+full: check itest-go itest-python itest-java bench-spill ## everything that must hold before a release
+
+clean: ## what was built, and the cache
+	rm -rf bin $(CACHE)
+
+# The Python environment is made anew when its list of packages changes.
+$(VENV)/.ready: itests/python/requirements.txt
+	rm -rf $(VENV)
+	mkdir -p $(CACHE)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement itests/python/requirements.txt
+	touch $@
+
+# The jars of the Java tests, and the tests' own classes.
+$(CACHE)/java/.ready: itests/java/pom.xml $(shell find itests/java/src -name '*.java' 2>/dev/null)
+	mkdir -p $(CACHE)/java
+	$(MVN) --quiet --batch-mode --file itests/java/pom.xml -Dcache=$(CACHE)/java package
+	touch $@
+
+$(LINT):
+	GOBIN=$(CACHE)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv $(CACHE)/bin/golangci-lint $@

@@ -1,0 +1,12 @@
+// Package itests tests the whole of Trestle as its users meet it: a started
+// `trestle serve`, and pipelines that stock Beam SDKs submit to it.
+//
+// The judges are other people's: the Go SDK's own tests compiled from its
+// module, the Python SDK's PortableRunnerTest, word counts of all SDKs against
+// a plain count of the same text. What is not expected to pass yet stands by
+// name and with its reason in a list beside the tests, and a listed test that
+// passes is an error, so that the lists only shrink.
+//
+// The tests run when the flag -itests says which: go, python, java, or a comma
+// separated choice. `make itest-go` and its sisters prepare what they need.
+package itests

@@ -1,0 +1,119 @@
+package itests
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+)
+
+const beamModule = "github.com/apache/beam/sdks/v2"
+
+// goSuites are packages of the Go SDK whose tests run pipelines.
+var goSuites = []string{
+	"go/test/integration/primitives",
+	"go/test/integration/synthetic",
+	"go/test/integration/wordcount",
+	"go/test/regression",
+	"go/pkg/beam",
+	"go/pkg/beam/testing/passert",
+	"go/pkg/beam/transforms/stats",
+	"go/pkg/beam/transforms/filter",
+	"go/pkg/beam/transforms/top",
+}
+
+// TestGo runs the Go SDK's own tests with workers in the client.
+func TestGo(t *testing.T) {
+	need(t, "go")
+	s := serve(t)
+	listed := expected(t, "go_expected.txt")
+	suites := goSuites
+	if *quick {
+		suites = []string{"go/pkg/beam/testing/passert", "go/pkg/beam/transforms/top", "go/test/integration/wordcount"}
+	}
+	for _, suite := range suites {
+		t.Run(path.Base(suite), func(t *testing.T) {
+			compare(t, runGo(t, s, suite, "", "--environment_type=LOOPBACK"), listed)
+		})
+	}
+}
+
+// fewTests are enough to see that workers of another kind do their work: the
+// model itself is covered by TestGo.
+const fewTests = `^(TestParDo.*|TestGBK.*|TestCoGBK.*|TestFlatten.*|TestReshuffle.*|TestParDoPipelineOptions|TestParDoSideInput|TestSimpleWindowing.*)$`
+
+// TestGoProcess runs workers as processes that a script of the user's starts.
+func TestGoProcess(t *testing.T) {
+	need(t, "go")
+	if *quick {
+		t.Skip("not among the quick ones")
+	}
+	suite := "go/test/integration/primitives"
+	boot := script(t,
+		`for a; do`,
+		`  case $a in --id=*|--logging_endpoint=*|--control_endpoint=*) set -- "$@" "$a";; esac`,
+		`  shift`,
+		`done`,
+		`exec `+compileGo(t, suite)+` --worker=true "$@"`)
+	outcomes := runGo(t, serve(t), suite, fewTests, "--environment_type=PROCESS", "--environment_config="+processConfig(boot))
+	compare(t, outcomes, expected(t, "go_expected.txt"))
+}
+
+// TestGoNative asks for containers, and gets the staged worker binary where no
+// container engine runs.
+func TestGoNative(t *testing.T) {
+	need(t, "go")
+	suite, few := "go/test/integration/primitives", fewTests
+	if *quick {
+		suite, few = "go/test/integration/wordcount", ""
+	}
+	worker := compileGo(t, suite)
+	outcomes := runGo(t, serve(t), suite, few, "--environment_type=DOCKER", "--worker_binary="+worker)
+	compare(t, outcomes, expected(t, "go_expected.txt"))
+}
+
+// compileGo compiles the tests of a package of the Go SDK, once for each of its
+// versions.
+func compileGo(t *testing.T, suite string) string {
+	t.Helper()
+	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}-{{.GoVersion}}", beamModule).Output()
+	if err != nil {
+		t.Fatalf("find the Go SDK: %v", err)
+	}
+	name := strings.ReplaceAll(strings.TrimPrefix(suite, "go/"), "/", "-")
+	file := cached(t, "bin", fmt.Sprintf("%s-%s.test", name, strings.TrimSpace(string(version))))
+	if _, err := os.Stat(file); err == nil {
+		return file
+	}
+	t.Logf("compiling %s", suite)
+	// Under another name first: a half-written file must not be found next time.
+	out, err := exec.Command("go", "test", "-c", "-o", file+".new", beamModule+"/"+suite).CombinedOutput()
+	if err != nil {
+		t.Fatalf("compile %s: %v\n%s", suite, err, out)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// runGo runs the tests of a suite whose names match. Names in the outcome are
+// suite/Test.
+func runGo(t *testing.T, s server, suite, match string, flags ...string) map[string]outcome {
+	t.Helper()
+	program := compileGo(t, suite)
+	if match == "" {
+		match = "."
+	}
+	list, err := exec.Command(program, "-test.list", match).Output()
+	if err != nil {
+		t.Fatalf("list the tests of %s: %v", suite, err)
+	}
+	return runAll(t, path.Base(suite)+"/", strings.Fields(string(list)), func(todo []string) *exec.Cmd {
+		args := []string{"-test.v", "-test.run", "^(" + strings.Join(todo, "|") + ")$",
+			"--runner=universal", "--endpoint=" + s.Job, "--temp_location=" + t.TempDir()}
+		return exec.Command(program, append(args, flags...)...)
+	})
+}
