@@ -140,11 +140,31 @@ func (j *Job) choose(r *ParallelismChosen) error {
 			return err
 		}
 	}
+	again := false
 	for _, c := range r.Stages {
-		j.Stages[j.index.stages[c.Stage]].choose(c)
+		st := j.Stages[j.index.stages[c.Stage]]
+		again = again || st.Parallelism > 0
+		st.choose(c)
+	}
+	if again {
+		j.unchooseReaders(at)
 	}
 	j.Regions[at].Chosen, j.Regions[at].Slots, j.Regions[at].Why = r.At, r.Slots, r.Why
 	return nil
+}
+
+// unchooseReaders lets the regions that read from this one be chosen again:
+// how they share its partitions was said of other partitions.
+func (j *Job) unchooseReaders(region int) {
+	for _, id := range j.Graph.Regions[region].Stages {
+		for _, out := range j.Graph.Stages[j.index.stages[id]].Outputs {
+			for _, consumer := range j.Dataset(out).Consumers {
+				if r := j.index.regionOf[j.index.stages[consumer]]; r != region {
+					j.Regions[r].Chosen = 0
+				}
+			}
+		}
+	}
 }
 
 func checkChoice(st *jobgraph.Stage, c *StageChoice) error {

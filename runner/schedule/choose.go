@@ -90,6 +90,9 @@ func (c *call) choose(j *catalog.Job, region, slots int) {
 	js := c.seen.job(j)
 	for _, id := range spec.Stages {
 		js.grow(j, j.StageAt(id))
+		for _, out := range j.Graph.Stages[j.StageAt(id)].Outputs {
+			js.parts[j.DatasetAt(out)] = nil
+		}
 	}
 	js.cursor[region] = 0
 }

@@ -28,7 +28,7 @@ import (
 //	restart                            the JobManager starts again from its records
 //	state                              what the records add up to
 func TestDecide(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/decide", func(t *testing.T, path string) {
 		w := newWorld()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string { return w.run(t, d) })
 	})

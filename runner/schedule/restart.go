@@ -116,9 +116,14 @@ func (s *restartSet) close() {
 			if u.column >= 0 {
 				lo, hi = min(u.column, hi), min(u.column+1, hi)
 			}
-			if lo < hi {
-				s.addProducers(at, lo, hi)
-				s.addReaders(at, lo, hi)
+			if lo == hi {
+				continue
+			}
+			s.addProducers(at, lo, hi)
+			if u.column < 0 {
+				s.addAllReaders(at)
+			} else {
+				s.addReaders(at, lo)
 			}
 		}
 	}
@@ -162,23 +167,32 @@ func (s *restartSet) addMissing(id jobgraph.DatasetID, lo, hi int) {
 	}
 }
 
-// addReaders adds whoever reads what tasks [lo, hi) of the stage write.
-func (s *restartSet) addReaders(stage, lo, hi int) {
+// addAllReaders adds all regions that read from the stage, also columns that
+// read pointwise and found nothing: what restarts whole may be cut anew, and
+// then its readers are, too.
+func (s *restartSet) addAllReaders(stage int) {
+	for _, id := range s.j.Graph.Stages[stage].Outputs {
+		for _, consumer := range s.j.Dataset(id).Consumers {
+			if at := s.j.StageAt(consumer); s.j.Stages[at].Parallelism > 0 {
+				s.addRegion(s.j.RegionOf(at))
+			}
+		}
+	}
+}
+
+// addReaders adds whoever reads what one task of the stage writes. Stages
+// that are not yet cut into tasks will wait for the new generation.
+func (s *restartSet) addReaders(stage, index int) {
 	for _, id := range s.j.Graph.Stages[stage].Outputs {
 		for _, consumer := range s.j.Dataset(id).Consumers {
 			at := s.j.StageAt(consumer)
 			if s.j.Stages[at].Parallelism == 0 {
-				continue // it will wait for the new generation
+				continue
 			}
-			for p := lo; p < hi; p++ {
-				reader, one := pointwiseReader(s.j, at, id, p)
-				if !one {
-					s.addRegion(s.j.RegionOf(at))
-					break
-				}
-				if reader >= 0 {
-					s.add(unitOf(s.j, at, reader))
-				}
+			if reader, one := pointwiseReader(s.j, at, id, index); !one {
+				s.addRegion(s.j.RegionOf(at))
+			} else if reader >= 0 {
+				s.add(unitOf(s.j, at, reader))
 			}
 		}
 	}
