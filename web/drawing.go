@@ -123,13 +123,22 @@ func stageBox(job *runner.Job, st *jobgraph.Stage) box {
 	return b
 }
 
-// shorten keeps the end of a name, which tells more than its beginning.
+// shorten leaves of each transform's name what stands behind the last slash,
+// and of all of them together as many characters as fit into a box.
 func shorten(name string) string {
-	r := []rune(strings.Join(strings.Fields(name), " "))
+	parts := strings.Split(strings.Join(strings.Fields(name), " "), ", ")
+	for i, p := range parts {
+		outside := p
+		if at := strings.IndexAny(p, "(<"); at >= 0 {
+			outside = p[:at] // a slash in brackets belongs to an argument
+		}
+		parts[i] = p[strings.LastIndexByte(outside, '/')+1:]
+	}
+	r := []rune(strings.Join(parts, ", "))
 	if len(r) <= nameLength {
 		return string(r)
 	}
-	return "…" + string(r[len(r)-nameLength+1:])
+	return string(r[:nameLength-1]) + "…"
 }
 
 // curve is a path through the points that leaves and arrives upright.

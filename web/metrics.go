@@ -1,14 +1,11 @@
 package web
 
 import (
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
+
+	"trestle/runner/metrics"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 )
@@ -56,7 +53,7 @@ func mergeMetrics(attempted, committed []*pipepb.MonitoringInfo) []Metric {
 			if found[k] == nil {
 				found[k] = &m
 			}
-			*field(found[k]) = metricValue(info.GetType(), info.GetPayload())
+			*field(found[k]) = metrics.Text(info)
 		}
 	}
 	add(attempted, func(m *Metric) *string { return &m.Attempted })
@@ -93,96 +90,4 @@ func describeMetric(info *pipepb.MonitoringInfo) Metric {
 
 func shortURN(urn, prefix string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(urn, prefix), ":v1")
-}
-
-// metricValue writes a payload as a person would; bytes that don't fit the
-// type are shown as such.
-func metricValue(kind string, payload []byte) string {
-	d := decoder{rest: payload}
-	var v string
-	switch shortURN(kind, "beam:metrics:") {
-	case "sum_int64":
-		v = strconv.FormatInt(d.varint(), 10)
-	case "sum_double":
-		v = strconv.FormatFloat(d.double(), 'g', -1, 64)
-	case "distribution_int64":
-		count, sum, least, most := d.varint(), d.varint(), d.varint(), d.varint()
-		v = fmt.Sprintf("count %d, sum %d, min %d, max %d", count, sum, least, most)
-		if count > 0 {
-			v += fmt.Sprintf(", mean %.4g", float64(sum)/float64(count))
-		}
-	case "distribution_double":
-		count := d.varint()
-		sum, least, most := d.double(), d.double(), d.double()
-		v = fmt.Sprintf("count %d, sum %g, min %g, max %g", count, sum, least, most)
-	case "latest_int64":
-		d.varint() // when
-		v = strconv.FormatInt(d.varint(), 10)
-	case "latest_double":
-		d.varint()
-		v = strconv.FormatFloat(d.double(), 'g', -1, 64)
-	case "set_string":
-		v = d.strings()
-	default:
-		return fmt.Sprintf("%d bytes", len(payload))
-	}
-	if d.err != nil {
-		return fmt.Sprintf("%d bytes that are no %s", len(payload), shortURN(kind, "beam:metrics:"))
-	}
-	return v
-}
-
-// A decoder reads the coders that metrics are made of; it remembers that it
-// failed.
-type decoder struct {
-	rest []byte
-	err  error
-}
-
-var errShort = errors.New("metric payload ends early")
-
-func (d *decoder) varint() int64 {
-	v, n := binary.Uvarint(d.rest)
-	if n <= 0 {
-		d.err, d.rest = errShort, nil
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return int64(v)
-}
-
-func (d *decoder) double() float64 {
-	if len(d.rest) < 8 {
-		d.err, d.rest = errShort, nil
-		return 0
-	}
-	v := math.Float64frombits(binary.BigEndian.Uint64(d.rest))
-	d.rest = d.rest[8:]
-	return v
-}
-
-// strings reads an iterable of strings and shows the first few.
-func (d *decoder) strings() string {
-	if len(d.rest) < 4 {
-		d.err = errShort
-		return ""
-	}
-	n := binary.BigEndian.Uint32(d.rest)
-	d.rest = d.rest[4:]
-	var shown []string
-	for i := range n {
-		size := d.varint()
-		if d.err != nil || size < 0 || size > int64(len(d.rest)) {
-			d.err = errShort
-			return ""
-		}
-		if i < 20 {
-			shown = append(shown, strconv.Quote(string(d.rest[:size])))
-		}
-		d.rest = d.rest[size:]
-	}
-	if n > 20 {
-		shown = append(shown, fmt.Sprintf("… (%d in all)", n))
-	}
-	return strings.Join(shown, ", ")
 }

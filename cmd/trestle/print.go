@@ -82,7 +82,7 @@ func printJob(w io.Writer, job *runner.Job, tasks bool) {
 	t := newTable("STAGE", "REGION", "ROOT", "STATE", "TASKS", "IN", "BYTES", "OUT", "BYTES", "TOOK", "NAME")
 	for _, s := range job.Stages {
 		t.row(string(s.ID), string(s.Region), string(s.Root), string(s.State), fmt.Sprintf("%d/%d", finished(s.Tasks), s.Parallelism),
-			web.Count(s.InElements), web.Bytes(s.InBytes), web.Count(s.OutElements), web.Bytes(s.OutBytes), took(s.Started, s.Ended), shorten(s.Name, 60))
+			web.Count(s.InElements), web.Bytes(s.InBytes), web.Count(s.OutElements), web.Bytes(s.OutBytes), took(s.Started, s.Ended), shorten(s.Name, 70))
 	}
 	t.print(w)
 	if tasks {
@@ -92,7 +92,7 @@ func printJob(w io.Writer, job *runner.Job, tasks bool) {
 	if len(job.Failures) > 0 {
 		fmt.Fprintln(w)
 		for _, f := range job.Failures {
-			fmt.Fprintf(w, "%s  %s[%d] attempt %d: %s: %s\n", f.At.Local().Format(time.TimeOnly), f.Stage, f.Index, f.Attempt, f.Kind, plainLines(f.Message))
+			fmt.Fprintf(w, "%s  %s[%d] attempt %d: %s: %s\n", f.At.Local().Format(time.TimeOnly), f.Stage, f.Index, f.Attempt, f.Kind, ends(f.Message))
 		}
 	}
 }
@@ -121,13 +121,23 @@ func finished(tasks []runner.Task) (n int) {
 	return n
 }
 
-// shorten keeps the end of a long name.
+// shorten keeps the beginning of a long name.
 func shorten(s string, most int) string {
 	r := []rune(s)
 	if len(r) <= most {
 		return s
 	}
-	return "…" + string(r[len(r)-most+1:])
+	return string(r[:most-1]) + "…"
+}
+
+// ends are the first and the last line of a text: of a stack trace, what
+// matters. All of it is in the job's log.
+func ends(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	if len(lines) == 1 {
+		return plain(lines[0])
+	}
+	return shorten(plain(lines[0]), 200) + " … " + shorten(plain(lines[len(lines)-1]), 200)
 }
 
 func printMessage(w io.Writer, m joblog.Entry) {

@@ -7,9 +7,6 @@ import (
 	"time"
 
 	"trestle/internal/jobstore"
-	"trestle/raftmeta/catalog"
-	"trestle/runner"
-	"trestle/runner/joblog"
 )
 
 // sweepEvery is how often what belongs to forgotten jobs is looked for.
@@ -97,7 +94,6 @@ func (c *caretaker) watch(ctx context.Context, id string) {
 	c.watching.Go(func() {
 		for s := range statuses {
 			if s.State.Terminal() {
-				c.lastWords(id, s)
 				c.clearUp(id)
 			}
 		}
@@ -106,17 +102,6 @@ func (c *caretaker) watch(ctx context.Context, id string) {
 		case <-ctx.Done():
 		}
 	})
-}
-
-// lastWords writes a failed job's error behind its messages.
-func (c *caretaker) lastWords(id string, s runner.Status) {
-	if s.State != catalog.Failed {
-		return
-	}
-	e := joblog.Entry{Time: s.At, Level: joblog.Failure, Origin: "runner", Text: s.Error}
-	if err := c.node.messages.Append(id, e); err != nil {
-		c.node.log.Error("message is lost", "job", id, "err", err)
-	}
 }
 
 // clearUp frees what only a running job needs. It may be done again.

@@ -247,10 +247,29 @@ type webJobs struct{ *jobs }
 
 func (h webJobs) Jobs() []runner.Summary             { return h.dispatcher.Jobs() }
 func (h webJobs) Job(id string) (*runner.Job, error) { return h.dispatcher.Job(id) }
+
+// Metrics are told with the author's names for transforms.
 func (h webJobs) Metrics(ctx context.Context, id string) (attempted, committed []*pipepb.MonitoringInfo, err error) {
 	attempted, committed, err = h.jobs.Metrics(ctx, id)
 	if errors.Is(err, jobservice.ErrNotFound) {
-		err = runner.ErrUnknownJob
+		return nil, nil, runner.ErrUnknownJob
 	}
-	return attempted, committed, err
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := h.jobs.Pipeline(ctx, id)
+	if err != nil {
+		return attempted, committed, nil //nolint:nilerr // ids are better than nothing
+	}
+	for _, infos := range [][]*pipepb.MonitoringInfo{attempted, committed} {
+		for _, info := range infos {
+			if t := p.GetComponents().GetTransforms()[info.GetLabels()["PTRANSFORM"]]; t != nil {
+				info.Labels["PTRANSFORM"] = t.GetUniqueName()
+			}
+			if c := p.GetComponents().GetPcollections()[info.GetLabels()["PCOLLECTION"]]; c != nil && c.GetUniqueName() != "" {
+				info.Labels["PCOLLECTION"] = c.GetUniqueName()
+			}
+		}
+	}
+	return attempted, committed, nil
 }

@@ -30,9 +30,14 @@ func newMailbox(store *joblog.Store, log *slog.Logger) *mailbox {
 	return &mailbox{store: store, log: log, posts: make(chan post, postsAhead)}
 }
 
-// Post takes one message of the runner. It never waits.
+// Post takes one message of the Dispatcher. It never waits. The Dispatcher says
+// one thing at level Error: why a job has failed.
 func (m *mailbox) Post(job string, at time.Time, level slog.Level, text string) {
-	m.put(job, joblog.Entry{Time: at, Level: messageLevel(level), Origin: "runner", Text: text})
+	e := joblog.Entry{Time: at, Level: messageLevel(level), Origin: "runner", Text: text}
+	if e.Level == joblog.Error {
+		e.Level = joblog.Failure
+	}
+	m.put(job, e)
 }
 
 // output takes a line that a worker process wrote. It never waits.
