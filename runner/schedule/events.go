@@ -54,7 +54,7 @@ func (e finished) decide(c *call) {
 	}
 	c.propose(&r)
 	if st := j.StageAt(r.Task.Stage); j.Stages[st].Complete() && !j.State.Terminal() {
-		c.releaseInputs(j, st)
+		c.releaseRead(j, st)
 	}
 }
 
@@ -84,11 +84,11 @@ func (c *call) discard(r *catalog.TaskFinished, ran *running) {
 	}
 }
 
-// releaseInputs frees the inputs of a stage that has all it wanted of them, if
-// their other readers have, too.
-func (c *call) releaseInputs(j *catalog.Job, stage int) {
+// releaseRead frees what a stage that has finished was the last to read, and
+// what it wrote for pipelined readers that were done before it.
+func (c *call) releaseRead(j *catalog.Job, stage int) {
 	st := j.Graph.Stages[stage]
-	for _, ids := range [][]jobgraph.DatasetID{st.Inputs, st.SideInputs} {
+	for _, ids := range [][]jobgraph.DatasetID{st.Inputs, st.SideInputs, st.Outputs} {
 		for _, id := range ids {
 			if c.readAll(j, id) {
 				c.release(j, id)

@@ -172,6 +172,23 @@ func (s *sim) decide() {
 	}
 	if w.seen.Pending() {
 		s.decide()
+		return
+	}
+	s.checkFreed()
+}
+
+// checkFreed checks that nothing is kept that nobody will read.
+func (s *sim) checkFreed() {
+	for k := range s.held {
+		j := s.world.state.Job(k.job)
+		d := j.Dataset(k.dataset)
+		t := task(j, catalog.TaskID{Stage: d.Producer, Index: k.Index})
+		s.must(t != nil && t.Attempt == k.Attempt, "%v is kept of an attempt that was given up", k)
+		wanted := !j.Stages[j.StageAt(d.Producer)].Complete()
+		for _, consumer := range d.Consumers {
+			wanted = wanted || !j.Stages[j.StageAt(consumer)].Complete()
+		}
+		s.must(wanted, "%v is kept, and all have read it", k)
 	}
 }
 
