@@ -82,10 +82,7 @@ func (p *partition) flush(entries []entry) error {
 // finish writes the index and the footer and gives the file its name. (p.mu is
 // held; nobody else has a use for the partition before it is finished.)
 func (p *partition) finish() error {
-	index, err := appendIndex(nil, p.id, p.subs, p.entries, p.end)
-	if err != nil {
-		return fmt.Errorf("encode shuffle index: %w", err)
-	}
+	index := appendIndex(nil, p.id, p.subs, p.entries, p.end)
 	if _, err := p.file.WriteAt(index, p.end); err != nil {
 		return fmt.Errorf("write shuffle index: %w", err)
 	}
@@ -94,7 +91,7 @@ func (p *partition) finish() error {
 			return fmt.Errorf("sync shuffle file: %w", err)
 		}
 	}
-	err = p.file.Close()
+	err := p.file.Close()
 	p.file = nil
 	if err != nil {
 		return fmt.Errorf("close shuffle file: %w", err)

@@ -2,7 +2,6 @@ package localdisk
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,8 @@ import (
 const (
 	magic      = 0x31545241504c5254 // "TRLPART1"
 	footerSize = 32
+	// longestBlock is beyond what compression can do at once.
+	longestBlock = 1 << 32
 )
 
 // How a block is stored.
@@ -53,14 +54,14 @@ func seedOf(id driver.PartitionID) uint64 {
 
 // appendIndex appends the index and the footer of a file whose payloads end at
 // off.
-func appendIndex(dst []byte, id driver.PartitionID, subpartitions int, entries []entry, off int64) ([]byte, error) {
-	name, err := json.Marshal(id)
-	if err != nil {
-		return nil, err
-	}
+func appendIndex(dst []byte, id driver.PartitionID, subpartitions int, entries []entry, off int64) []byte {
 	start := len(dst)
-	dst = binary.AppendUvarint(dst, uint64(len(name)))
-	dst = append(dst, name...)
+	for _, name := range []string{id.Job, id.Dataset} {
+		dst = binary.AppendUvarint(dst, uint64(len(name)))
+		dst = append(dst, name...)
+	}
+	dst = binary.AppendUvarint(dst, uint64(id.Index))
+	dst = binary.AppendUvarint(dst, uint64(id.Attempt))
 	dst = binary.AppendUvarint(dst, uint64(subpartitions))
 	dst = binary.AppendUvarint(dst, uint64(len(entries)))
 	for i := range entries {
@@ -73,7 +74,7 @@ func appendIndex(dst []byte, id driver.PartitionID, subpartitions int, entries [
 		dst = binary.AppendUvarint(dst, uint64(e.off))
 		dst = binary.LittleEndian.AppendUint64(dst, e.sum)
 	}
-	return appendFooter(dst, dst[start:], off), nil
+	return appendFooter(dst, dst[start:], off)
 }
 
 func appendFooter(dst, index []byte, off int64) []byte {
@@ -95,16 +96,21 @@ func readIndex(path string) (id driver.PartitionID, subpartitions int, entries [
 	if err != nil {
 		return id, 0, nil, err
 	}
+	return parseIndex(index, end)
+}
+
+// parseIndex reads an index of payloads that end at end.
+func parseIndex(index []byte, end int64) (id driver.PartitionID, subpartitions int, entries []entry, err error) {
 	r := indexReader{b: index}
-	name := r.bytes(r.number(len(index)))
-	if r.bad || json.Unmarshal(name, &id) != nil {
-		return id, 0, nil, errDamaged
+	for _, name := range []*string{&id.Job, &id.Dataset} {
+		*name = string(r.bytes(r.number(len(index))))
 	}
+	id.Index, id.Attempt = r.number(math.MaxInt32), uint32(r.number(math.MaxUint32))
 	subpartitions = r.number(math.MaxInt32)
 	n := r.number(len(index)) // an entry has more than one byte
 	entries = make([]entry, 0, n)
 	for range n {
-		e := entry{sub: r.number(math.MaxInt32), count: r.number(math.MaxInt), raw: r.number(math.MaxInt)}
+		e := entry{sub: r.number(math.MaxInt32), count: r.number(math.MaxInt), raw: r.number(longestBlock)}
 		if k := r.bytes(1); len(k) == 1 {
 			e.kind = k[0]
 		}

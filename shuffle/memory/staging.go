@@ -19,7 +19,7 @@ type staging struct {
 	end    int64
 	live   int // blocks neither loaded nor discarded
 	blocks map[int]staged
-	next   int
+	last   int // reference given; 0 is that of a block that could not be stored
 	closed bool
 }
 
@@ -47,8 +47,8 @@ func (s *staging) store(dir string, data []byte) (ref int, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ref = s.next
-	s.next++
+	s.last++
+	ref = s.last
 	if s.blocks == nil {
 		s.blocks = make(map[int]staged)
 	}
