@@ -28,25 +28,48 @@ func SketchOf(bySub []int64) Sketch {
 	return s
 }
 
-// AddTo adds the sketch's estimates to bySub, which has one entry for each
-// sub-partition.
-func (s Sketch) AddTo(bySub []int64) {
-	ranges := len(s)
-	if ranges == 0 || ranges > len(bySub) {
-		return
+// A SketchSum adds up what many tasks wrote of one dataset.
+type SketchSum struct {
+	bySub  []int64
+	ranges int                 // of the sketches in sums
+	sums   [SketchRanges]int64 // not yet in bySub: spreading is done once for all
+}
+
+// NewSketchSum begins a sum over that many sub-partitions.
+func NewSketchSum(subpartitions int) *SketchSum {
+	return &SketchSum{bySub: make([]int64, subpartitions)}
+}
+
+// Add adds a sketch.
+func (t *SketchSum) Add(s Sketch) {
+	if len(s) > min(SketchRanges, len(t.bySub)) {
+		return // it isn't of this dataset
+	}
+	if len(s) != t.ranges {
+		t.spread()
+		t.ranges = len(s)
 	}
 	for r, b := range s {
-		if b == 0 {
-			continue
-		}
-		lo, hi := r*len(bySub)/ranges, (r+1)*len(bySub)/ranges
-		bytes := sketchDecode[b]
-		for i := lo; i < hi; i++ {
+		t.sums[r] += sketchDecode[b]
+	}
+}
+
+// BySub is the estimate of the bytes in each sub-partition so far.
+func (t *SketchSum) BySub() []int64 {
+	t.spread()
+	return t.bySub
+}
+
+func (t *SketchSum) spread() {
+	for r, bytes := range t.sums[:t.ranges] {
+		lo, hi := r*len(t.bySub)/t.ranges, (r+1)*len(t.bySub)/t.ranges
+		for i := lo; i < hi && bytes > 0; i++ {
 			n := bytes / int64(hi-i) // what is left, spread over who is left
-			bySub[i] += n
+			t.bySub[i] += n
 			bytes -= n
 		}
 	}
+	clear(t.sums[:])
 }
 
 // sketchDecode[b] is the number of bytes that b stands for.

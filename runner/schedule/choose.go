@@ -177,26 +177,27 @@ func (ch *chooser) look(spec *jobgraph.Stage) *inputs {
 func (ch *chooser) weigh(in *inputs, d *jobgraph.Dataset) {
 	subs := ch.written(d)
 	in.ranged, in.limit = true, max(in.limit, subs)
-	into := &in.keyed
-	if d.Partitioning != jobgraph.ByKey {
-		var own []int64
-		into = &own
-		in.order = append(in.order, d.ID)
-	}
-	if *into == nil {
-		*into = make([]int64, subs)
-	}
+	sum := catalog.NewSketchSum(subs)
 	producer := ch.j.Stages[ch.j.StageAt(d.Producer)]
 	for i := range producer.Tasks {
 		for _, o := range producer.Tasks[i].Done.Outputs {
 			if o.Dataset == d.ID {
 				in.bytes += o.Bytes
-				o.Sketch.AddTo(*into)
+				sum.Add(o.Sketch)
 			}
 		}
 	}
+	bySub := sum.BySub()
 	if d.Partitioning != jobgraph.ByKey {
-		in.spread[d.ID] = *into
+		in.spread[d.ID] = bySub
+		in.order = append(in.order, d.ID)
+		return
+	}
+	if in.keyed == nil {
+		in.keyed = make([]int64, subs)
+	}
+	for i, bytes := range bySub {
+		in.keyed[i] += bytes
 	}
 }
 
