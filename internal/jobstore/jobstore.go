@@ -32,6 +32,7 @@ const (
 	Run      Part = "run"      // the plan and the options; gone when the job has ended
 )
 
+// order is that of the parts in a file. What is dropped is last.
 var order = []Part{Pipeline, Run}
 
 // A header is the first line of a job's file; the parts follow in its order.
@@ -83,14 +84,6 @@ func (s *Store) Put(id string, parts map[Part][]byte) (map[Part]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("invalid job id %q", id)
 	}
-	hashes, err := s.put(path, parts)
-	if err != nil {
-		return nil, fmt.Errorf("store job %s: %w", id, err)
-	}
-	return hashes, nil
-}
-
-func (s *Store) put(path string, parts map[Part][]byte) (map[Part]string, error) {
 	h := header{Version: version}
 	hashes := make(map[Part]string, len(parts))
 	for _, name := range order {
@@ -100,7 +93,10 @@ func (s *Store) put(path string, parts map[Part][]byte) (map[Part]string, error)
 			h.Parts = append(h.Parts, partTag{name, int64(len(b)), hashes[name]})
 		}
 	}
-	return hashes, write(path, h, parts)
+	if err := write(path, h, parts); err != nil {
+		return nil, fmt.Errorf("store job %s: %w", id, err)
+	}
+	return hashes, nil
 }
 
 func write(path string, h header, parts map[Part][]byte) error {
@@ -164,6 +160,9 @@ func read(f *os.File, part Part) ([]byte, error) {
 		return nil, err
 	}
 	for _, p := range h.Parts {
+		if p.Name == Run && info.Size() == offset {
+			return nil, ErrNotFound // dropped
+		}
 		if p.Bytes < 0 || p.Bytes > info.Size()-offset {
 			return nil, errors.New("the file is shorter than it says")
 		}
@@ -194,21 +193,33 @@ func readHeader(f *os.File) (h header, offset int64, err error) {
 	return h, int64(len(line)), nil
 }
 
-// DropRun removes what only a running job needs.
+// DropRun removes what only a running job needs: it is the file's last part,
+// and cut off. That isn't synced: who finds it after a loss of power drops it
+// again.
 func (s *Store) DropRun(id string) error {
 	path, err := s.path(id)
 	if err != nil {
 		return err
 	}
-	if _, err := s.Get(id, Run); errors.Is(err, ErrNotFound) {
-		return nil
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return ErrNotFound
 	}
-	pipeline, err := s.Get(id, Pipeline)
 	if err != nil {
 		return err
 	}
-	_, err = s.put(path, map[Part][]byte{Pipeline: pipeline})
-	return err
+	defer f.Close()
+	h, offset, err := readHeader(f)
+	if err != nil {
+		return fmt.Errorf("drop run of job %s: %w", id, err)
+	}
+	for _, p := range h.Parts {
+		if p.Name == Run {
+			return f.Truncate(offset)
+		}
+		offset += p.Bytes
+	}
+	return nil
 }
 
 // Sweep removes the jobs, stored before some time, that are not known.

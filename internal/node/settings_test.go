@@ -1,0 +1,125 @@
+package node
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Flags win over the environment, and that over the file; each setting can be
+// said in all three.
+func TestPrecedence(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("# a comment\nmemory: 1GiB\nslots: 3\nrestart_delay: 5s\ninsecure-listen: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := func(name string) (string, bool) {
+		v, ok := map[string]string{"TRESTLE_SLOTS": "5", "TRESTLE_MEMORY": "2GiB"}[name]
+		return v, ok
+	}
+	c := Defaults()
+	c.Memory = 3 << 30 // as the flag has said
+	if err := Load(&c, func(name string) bool { return name == "memory" }, env, file); err != nil {
+		t.Fatal(err)
+	}
+	if c.Memory != 3<<30 || c.Slots != 5 || c.RestartDelay != 5*time.Second || !c.InsecureListen {
+		t.Errorf("%+v", c)
+	}
+	for _, s := range Settings {
+		if strings.ToUpper(strings.ReplaceAll("trestle_"+s.Name, "-", "_")) != s.Env() || s.Help == "" {
+			t.Errorf("setting %s: %s, %q", s.Name, s.Env(), s.Help)
+		}
+		// What a setting shows can be said again.
+		if err := s.Of(&c).Set(s.Of(&c).String()); err != nil {
+			t.Errorf("setting %s can't be set to what it is: %v", s.Name, err)
+		}
+	}
+}
+
+// All mistakes of a file are told, with their lines.
+func TestBadConfig(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("memory: lots\nsluts: 3\nslots: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Defaults()
+	err := Load(&c, func(string) bool { return false }, func(string) (string, bool) { return "", false }, file)
+	if err == nil {
+		t.Fatal("taken")
+	}
+	for _, want := range []string{":1: memory", ":2: there is no setting \"sluts\"", ":3: slots"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+	for _, content := range []string{"", "# nothing\n", "- a list\n", "a: [1]\n", "{", "\x00", "memory: {a: b}"} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := Load(&c, func(string) bool { return false }, func(string) (string, bool) { return "", false }, file)
+		if empty := content == "" || content[0] == '#'; (err == nil) != empty {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+// A listener open to the network is refused unless it is spelled out.
+func TestClosedByDefault(t *testing.T) {
+	for addr, ok := range map[string]bool{
+		"127.0.0.1:0": true, "[::1]:0": true, "localhost:1": true, "127.8.8.8:1": true,
+		":8099": false, "0.0.0.0:8099": false, "[::]:0": false, "10.0.0.1:1": false, "example.com:1": false, "nonsense": false,
+	} {
+		c := Defaults()
+		c.JobAddr = addr
+		if errs := c.Validate(); (len(errs) == 0) != ok {
+			t.Errorf("%s: %v", addr, errs)
+		}
+		c.InsecureListen = true
+		if errs := c.Validate(); addr != "nonsense" && len(errs) != 0 {
+			t.Errorf("%s, spelled out: %v", addr, errs)
+		}
+	}
+	c := Defaults()
+	c.Slots, c.Memory, c.LogLevel, c.RestartStrategy, c.RestartAttempts = 0, 1, "loud", "x", -1
+	if errs := c.Validate(); len(errs) != 5 {
+		t.Errorf("%d errors: %v", len(errs), errors.Join(errs...))
+	}
+}
+
+// Commands of PROCESS environments run for clients on this machine only,
+// unless allowed by name.
+func TestProcessPolicy(t *testing.T) {
+	c := Defaults()
+	if p := processPolicy(c); p.Restricted {
+		t.Error("restricted on loopback")
+	}
+	c.JobAddr = "0.0.0.0:8099"
+	if p := processPolicy(c); !p.Restricted || len(p.Allowed) != 0 {
+		t.Errorf("open to the network: %+v", p)
+	}
+	c.AllowProcessEnvironments = "/opt/boot,/opt/other"
+	if p := processPolicy(c); !p.Restricted || len(p.Allowed) != 2 {
+		t.Errorf("by name: %+v", p)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for s, want := range map[string]Size{"512MiB": 512 << 20, "2GiB": 2 << 30, "1.5G": 3 << 29, "100": 100, "1 KB": 1000, "7B": 7} {
+		if got, err := ParseSize(s); err != nil || got != want {
+			t.Errorf("%s: %d %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "x", "-1", "1XB", "NaN", "1e300GiB", "MiB"} {
+		if got, err := ParseSize(s); err == nil {
+			t.Errorf("%q is %d", s, got)
+		}
+	}
+	for want, s := range map[string]Size{"512MiB": 512 << 20, "1.5GiB": 3 << 29, "100B": 100} {
+		if s.String() != want {
+			t.Errorf("%d is %s, want %s", s, s, want)
+		}
+	}
+}
