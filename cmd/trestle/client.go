@@ -127,7 +127,9 @@ func said(err error) error {
 func printJSON(c *cobra.Command, v any) error {
 	e := json.NewEncoder(c.OutOrStdout())
 	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
 	return e.Encode(v)
 }
 
+// pollEvery is the longest time between two looks at a job.
 const pollEvery = 500 * time.Millisecond

@@ -54,9 +54,7 @@ was CANCELLED.`,
 // waitFor follows a job to its end and tells how it ended.
 func waitFor(ctx context.Context, c *cobra.Command, cl *client, id string, asJSON bool) error {
 	p := newProgress(c.ErrOrStderr(), asJSON)
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, pollEvery) {
 		var job runner.Job
 		if err := cl.get(ctx, jobPath(id, ""), nil, &job); err != nil {
 			p.clear()
@@ -68,7 +66,7 @@ func waitFor(ctx context.Context, c *cobra.Command, cl *client, id string, asJSO
 			return ended(c, &job, asJSON)
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			p.clear()
 			return causeOf(ctx, ctx.Err())

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +41,13 @@ func (m *mailbox) Post(job string, at time.Time, level slog.Level, text string) 
 	m.put(job, e)
 }
 
-// output takes a line that a worker process wrote. It never waits.
+// output takes a line that a worker process wrote. It never waits. Level Debug,
+// because SDKs write there what they log, too.
 func (m *mailbox) output(job, worker string, line []byte) {
-	m.put(job, joblog.Entry{Time: time.Now(), Level: joblog.Info, Origin: worker, Text: string(line)})
+	if at := strings.LastIndexByte(worker, '-'); at > 0 {
+		worker = worker[:at] // without the secret half of its id
+	}
+	m.put(job, joblog.Entry{Time: time.Now(), Level: joblog.Debug, Origin: worker, Text: string(line)})
 }
 
 func (m *mailbox) put(job string, e joblog.Entry) {
