@@ -46,7 +46,7 @@ func (f *fleet) boot(name string) (booted, error) {
 	id := worker.ID()
 	ctx, cancel := context.WithTimeout(f.ctx, f.pool.options.StartTimeout)
 	defer cancel()
-	inst, err := f.plan.launch.launch(ctx, f, f.told(id))
+	inst, err := f.plan.launch.launch(ctx, f, f.name, f.told(id))
 	if err != nil {
 		worker.Close()
 		return booted{}, fmt.Errorf("%s could not be started: %w", f.plan.describe(), err)
@@ -55,7 +55,7 @@ func (f *fleet) boot(name string) (booted, error) {
 	if err := f.awaitReady(ctx, cancel, b); err != nil {
 		return booted{}, err
 	}
-	f.pool.options.Log.Info("worker connected", "job", f.request.Job, "environment", f.request.EnvironmentID, "worker", id)
+	f.pool.options.Log.Info("worker connected", "job", f.request.Job, "environment", f.request.EnvironmentID, "worker", name)
 	return b, nil
 }
 
@@ -116,11 +116,11 @@ func (f *fleet) told(id string) contract.Worker {
 }
 
 // output returns the sink for a worker's own output, or nil.
-func (f *fleet) output(id string) func([]byte) {
+func (f *fleet) output(name string) func([]byte) {
 	if f.pool.options.Output == nil {
 		return nil
 	}
-	return func(line []byte) { f.pool.options.Output(f.request.Job, id, line) }
+	return func(line []byte) { f.pool.options.Output(f.request.Job, name, line) }
 }
 
 // A process launcher starts workers as processes of ours.
@@ -133,7 +133,7 @@ type process struct {
 
 func (p *process) String() string { return p.name }
 
-func (p *process) launch(ctx context.Context, f *fleet, w contract.Worker) (instance, error) {
+func (p *process) launch(ctx context.Context, f *fleet, name string, w contract.Worker) (instance, error) {
 	dir, err := f.workerDir(ctx, w.ID)
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (p *process) launch(ctx context.Context, f *fleet, w contract.Worker) (inst
 		dir.remove()
 		return nil, err
 	}
-	c := child.Command{Path: p.path, Args: w.BootArgs(), Dir: dir.path, Mark: w.ID, Output: f.output(w.ID)}
+	c := child.Command{Path: p.path, Args: w.BootArgs(), Dir: dir.path, Mark: w.ID, Output: f.output(name)}
 	if p.binary != nil {
 		c.Path, c.Args = f.binaryPath(), w.GoWorkerArgs()
 	}

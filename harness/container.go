@@ -88,15 +88,15 @@ type container struct{ program, image string }
 
 func (c *container) String() string { return fmt.Sprintf("container %q", c.image) }
 
-func (c *container) launch(_ context.Context, f *fleet, w contract.Worker) (instance, error) {
-	name := "trestle-" + w.ID
-	remove := []string{c.program, "rm", "--force", name}
+func (c *container) launch(_ context.Context, f *fleet, name string, w contract.Worker) (instance, error) {
+	called := "trestle-" + w.ID
+	remove := []string{c.program, "rm", "--force", called}
 	running, err := f.pool.children.Start(child.Command{
 		Path:   c.program,
-		Args:   append([]string{"run", "--rm", "--network=host", "--name=" + name, c.image}, w.BootArgs()...),
+		Args:   append([]string{"run", "--rm", "--network=host", "--name=" + called, c.image}, w.BootArgs()...),
 		Env:    environ(),
 		Mark:   w.ID,
-		Output: f.output(w.ID),
+		Output: f.output(name),
 		Undo:   remove,
 	})
 	if err != nil {

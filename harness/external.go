@@ -28,7 +28,7 @@ func (e *external) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient(e.address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 }
 
-func (e *external) launch(ctx context.Context, _ *fleet, w contract.Worker) (instance, error) {
+func (e *external) launch(ctx context.Context, _ *fleet, _ string, w contract.Worker) (instance, error) {
 	conn, err := e.dial()
 	if err != nil {
 		return nil, &finalError{err}

@@ -44,8 +44,8 @@ type plan struct {
 // A launcher starts workers of one environment.
 type launcher interface {
 	// launch starts a worker, which then connects by itself. ctx bounds the start
-	// alone.
-	launch(ctx context.Context, f *fleet, w contract.Worker) (instance, error)
+	// alone. The name is for people; the worker's id is a secret.
+	launch(ctx context.Context, f *fleet, name string, w contract.Worker) (instance, error)
 	// String says for people what is started: worker process "/opt/boot".
 	String() string
 }

@@ -40,7 +40,7 @@ type Options struct {
 	// Processes says which commands PROCESS environments may run.
 	Processes ProcessPolicy
 	// Output is given each line that a worker process writes to its standard
-	// output or error. It must not block; the bytes are valid during the call.
+	// output or error, and the worker's name. It must not block; the bytes are valid during the call.
 	Output func(job, worker string, line []byte)
 	// Log tells of workers that were started, lost and stopped.
 	Log *slog.Logger

@@ -113,7 +113,7 @@ func runGo(t *testing.T, s server, suite, match string, flags ...string) map[str
 	}
 	return runAll(t, path.Base(suite)+"/", strings.Fields(string(list)), func(todo []string) *exec.Cmd {
 		args := []string{"-test.v", "-test.run", "^(" + strings.Join(todo, "|") + ")$",
-			"--runner=universal", "--endpoint=" + s.Job, "--temp_location=" + t.TempDir()}
+			"--runner=universal", "--endpoint=" + s.Job}
 		return exec.Command(program, append(args, flags...)...)
 	})
 }
