@@ -121,6 +121,7 @@ func (ch *chooser) stage(spec *jobgraph.Stage) {
 // inputs is what a stage's parallelism is chosen from.
 type inputs struct {
 	bytes     int64 // of blocking inputs read by ranges
+	spreadOut int64 // elements of those that are spread
 	ranged    bool  // there are such
 	streams   bool  // there are pipelined inputs from all to all
 	pointwise int   // greatest parallelism of producers read pointwise
@@ -177,18 +178,20 @@ func (ch *chooser) look(spec *jobgraph.Stage) *inputs {
 func (ch *chooser) weigh(in *inputs, d *jobgraph.Dataset) {
 	subs := ch.written(d)
 	in.ranged, in.limit = true, max(in.limit, subs)
-	sum := catalog.NewSketchSum(subs)
+	sum, elements := catalog.NewSketchSum(subs), int64(0)
 	producer := ch.j.Stages[ch.j.StageAt(d.Producer)]
 	for i := range producer.Tasks {
 		for _, o := range producer.Tasks[i].Done.Outputs {
 			if o.Dataset == d.ID {
 				in.bytes += o.Bytes
+				elements += o.Count
 				sum.Add(o.Sketch)
 			}
 		}
 	}
 	bySub := sum.BySub()
 	if d.Partitioning != jobgraph.ByKey {
+		in.spreadOut += elements
 		in.spread[d.ID] = bySub
 		in.order = append(in.order, d.ID)
 		return
@@ -240,10 +243,13 @@ func (ch *chooser) parallelism(spec *jobgraph.Stage, in *inputs) int {
 	return min(n, catalog.MaxParallelism)
 }
 
-// forBytes is the number of tasks that the bytes are worth.
+// forBytes is the number of tasks that the input is worth.
 func (ch *chooser) forBytes(in *inputs) int {
 	tasks := ceil(in.bytes, ch.policy.TargetBytes)
 	tasks = max(tasks, min(int64(ch.slots), ceil(in.bytes, ch.policy.LeastBytes)))
+	// Who asks for elements to be spread has much to do for each, however small
+	// they are.
+	tasks = max(tasks, min(int64(ch.slots), in.spreadOut))
 	if slots := int64(ch.slots); tasks > slots {
 		tasks = ceil(tasks, slots) * slots // so that no slot is idle in the last round
 	}

@@ -325,7 +325,7 @@ func output(j *catalog.Job, id jobgraph.DatasetID, parts []string) (catalog.Outp
 	}
 	bySub := make([]int64, subs)
 	for i := range bySub {
-		bySub[i] = n / int64(subs)
+		bySub[i] = n*int64(i+1)/int64(subs) - n*int64(i)/int64(subs)
 	}
 	for _, p := range parts[1:] {
 		if p == "skew" {
