@@ -2,18 +2,19 @@ package node
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
-
-	"trestle/internal/jobstore"
 )
 
-// sweepEvery is how often what belongs to forgotten jobs is looked for.
-const sweepEvery = 10 * time.Minute
+const (
+	// sweepEvery is how often what belongs to forgotten jobs is looked for.
+	sweepEvery = 10 * time.Minute
+	// tidyAfter is how soon after a job's end its secrets leave the disk.
+	tidyAfter = 2 * time.Second
+)
 
-// A caretaker clears up after jobs: when one has ended its artifacts, plan
-// and open files go; when one is forgotten, all of it.
+// A caretaker clears up after jobs: when one has ended its artifacts, plan,
+// options and open files go; when one is forgotten, all of it.
 type caretaker struct {
 	node *Node
 	// news holds jobs that were accepted and are to be watched. When it is full
@@ -39,11 +40,14 @@ func (c *caretaker) accepted(id string) {
 
 // run watches jobs until ctx ends.
 func (c *caretaker) run(ctx context.Context) error {
+	defer c.dropBlobs() // of what has ended lately
 	defer c.watching.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	tidy := time.NewTimer(tidyAfter)
+	defer tidy.Stop()
 	c.sweep(ctx)
 	for {
 		select {
@@ -51,6 +55,9 @@ func (c *caretaker) run(ctx context.Context) error {
 			c.watch(ctx, id)
 		case id := <-c.ended:
 			delete(c.watched, id)
+			tidy.Reset(tidyAfter)
+		case <-tidy.C:
+			c.dropBlobs()
 		case <-tick.C:
 			c.sweep(ctx)
 		case <-ctx.Done():
@@ -70,15 +77,33 @@ func (c *caretaker) sweep(ctx context.Context) {
 			c.clearUp(j.ID) // it ended when nobody was here to see it
 		}
 	}
-	// A job is stored a moment before it is accepted.
-	removed, err := c.node.store.Sweep(func(id string) bool { return known[id] }, time.Now().Add(-time.Hour))
-	for _, id := range removed {
-		c.node.artifacts.Release(id)
-		err = errors.Join(err, c.node.messages.Remove(id))
+	for _, err := range []error{
+		c.node.messages.Keep(func(job string) bool { return known[job] }),
+		c.dropBlobs(),
+	} {
+		if err != nil {
+			c.node.log.Error("what is left of forgotten jobs can't be removed", "err", err)
+		}
 	}
-	if err != nil {
-		c.node.log.Error("what is left of forgotten jobs can't be removed", "err", err)
+}
+
+// dropBlobs removes the pipelines of forgotten jobs, and what only running jobs
+// need of those that have ended: options with secrets among it.
+func (c *caretaker) dropBlobs() error {
+	c.node.jobs.submitting.Lock()
+	defer c.node.jobs.submitting.Unlock()
+	keep := map[string]bool{}
+	for _, s := range c.node.dispatcher.Jobs() {
+		j, err := c.node.dispatcher.Job(s.ID)
+		if err != nil {
+			continue // forgotten a moment ago
+		}
+		keep[j.Pipeline] = true
+		if !j.State.Terminal() {
+			keep[j.Plan] = true
+		}
 	}
+	return c.node.blobs.Sweep(func(hash string) bool { return keep[hash] })
 }
 
 // watch waits for one job's end.
@@ -108,7 +133,4 @@ func (c *caretaker) watch(ctx context.Context, id string) {
 func (c *caretaker) clearUp(id string) {
 	c.node.artifacts.Release(id)
 	c.node.messages.Finish(id)
-	if err := c.node.store.DropRun(id); err != nil && !errors.Is(err, jobstore.ErrNotFound) {
-		c.node.log.Error("what an ended job needed is still stored", "job", id, "err", err)
-	}
 }

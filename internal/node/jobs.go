@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"sync"
 	"time"
 
-	"trestle/internal/jobstore"
+	"trestle/internal/blobstore"
 	"trestle/jobservice"
 	"trestle/raftmeta/catalog"
 	"trestle/runner"
@@ -26,10 +27,13 @@ import (
 type jobs struct {
 	cfg        Config
 	dispatcher *runner.Dispatcher
-	store      *jobstore.Store
+	blobs      *blobstore.Store
 	side       *taskSide
 	log        *slog.Logger
 	accepted   func(id string) // a job was accepted; must not wait
+	// submitting is held by those who store a job and then have it accepted, and
+	// taken whole by who removes blobs that belong to no job.
+	submitting sync.RWMutex
 }
 
 // Check plans the pipeline, and asks whether its workers can be started.
@@ -71,7 +75,9 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 	if err != nil {
 		return err
 	}
-	hashes, err := h.store.Put(s.ID, map[jobstore.Part][]byte{jobstore.Pipeline: pipeline, jobstore.Run: runBytes})
+	h.submitting.RLock()
+	defer h.submitting.RUnlock()
+	hashes, err := h.blobs.Put(pipeline, runBytes)
 	if err != nil {
 		return err
 	}
@@ -80,8 +86,8 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 		ID:       s.ID,
 		Name:     s.Name,
 		Options:  shown,
-		Pipeline: catalog.Hash(hashes[jobstore.Pipeline]),
-		Plan:     catalog.Hash(hashes[jobstore.Run]),
+		Pipeline: catalog.Hash(hashes[0]),
+		Plan:     catalog.Hash(hashes[1]),
 		Graph:    plan.Graph,
 		Priority: s.Settings.Priority,
 		Restart:  restart(s.Settings, h.cfg),
@@ -194,10 +200,11 @@ func (h *jobs) Watch(ctx context.Context, id string) (iter.Seq[jobservice.State]
 
 // Pipeline is the pipeline as submitted.
 func (h *jobs) Pipeline(_ context.Context, id string) (*pipepb.Pipeline, error) {
-	if _, err := h.dispatcher.Job(id); err != nil {
+	j, err := h.dispatcher.Job(id)
+	if err != nil {
 		return nil, houseError(err)
 	}
-	b, err := h.store.Get(id, jobstore.Pipeline)
+	b, err := h.blobs.Get(j.Pipeline)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 	"sync"
 
 	"trestle/harness"
-	"trestle/internal/jobstore"
+	"trestle/internal/blobstore"
 	"trestle/jobservice"
 	"trestle/jobservice/artifact"
 	"trestle/raftmeta"
@@ -40,7 +40,7 @@ type Node struct {
 	jobListener, webListener net.Listener
 
 	journal    *raftmeta.Log
-	store      *jobstore.Store
+	blobs      *blobstore.Store // pipelines, and what runs of them
 	artifacts  *artifact.Store
 	messages   *joblog.Store
 	mail       *mailbox
@@ -117,7 +117,7 @@ func listenTCP(setting, addr string) (net.Listener, error) {
 }
 
 func (n *Node) openStores() (err error) {
-	if n.store, err = jobstore.New(n.path("jobs")); err != nil {
+	if n.blobs, err = blobstore.Open(n.path("blobs")); err != nil {
 		return err
 	}
 	n.artifacts, err = artifact.New(n.path("artifacts"), artifact.Options{MaxFileBytes: int64(n.cfg.MaxArtifactSize)})
@@ -146,7 +146,7 @@ func (n *Node) join() error {
 		Log:      n.log,
 	})
 	n.caretaker = newCaretaker(n)
-	n.jobs = &jobs{cfg: n.cfg, dispatcher: n.dispatcher, store: n.store, side: n.side, log: n.log, accepted: n.caretaker.accepted}
+	n.jobs = &jobs{cfg: n.cfg, dispatcher: n.dispatcher, blobs: n.blobs, side: n.side, log: n.log, accepted: n.caretaker.accepted}
 	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log})
 	n.web = web.New(webJobs{n.jobs}, n.messages, web.Options{
 		Version:  n.version,
@@ -169,8 +169,8 @@ func (n *Node) joinTaskSide() (err error) {
 		Processes: processPolicy(n.cfg),
 		Artifacts: stagedFiles{n.artifacts},
 		Messages:  n.workerMessages,
-		Open: func(_ context.Context, job, _ string) ([]byte, error) {
-			return n.store.Get(job, jobstore.Run)
+		Open: func(_ context.Context, hash string) ([]byte, error) {
+			return n.blobs.Get(hash)
 		},
 		Output: n.mail.output,
 		Start:  n.cfg.WorkerStartTimeout,

@@ -57,13 +57,13 @@ func unmarshalStoredJob(b []byte) (*storedJob, error) {
 
 // stored keeps the jobs that this process runs at hand.
 type stored struct {
-	open func(ctx context.Context, job, hash string) ([]byte, error)
+	open func(ctx context.Context, hash string) ([]byte, error)
 
 	mu   sync.Mutex
 	jobs map[string]*storedJob // by job id
 }
 
-func newStored(open func(ctx context.Context, job, hash string) ([]byte, error)) *stored {
+func newStored(open func(ctx context.Context, hash string) ([]byte, error)) *stored {
 	return &stored{open: open, jobs: map[string]*storedJob{}}
 }
 
@@ -84,7 +84,7 @@ func (s *stored) load(ctx context.Context, job, hash string) (*storedJob, error)
 	if j != nil {
 		return j, nil
 	}
-	b, err := s.open(ctx, job, hash)
+	b, err := s.open(ctx, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +122,13 @@ func (s *stored) environment(job, id string) (*storedJob, *pipepb.Environment, e
 		return nil, nil, fmt.Errorf("job %s has no environment %q", job, id)
 	}
 	return j, env, nil
+}
+
+// inClient reports whether the workers of an environment may live in the
+// client's own process. Of a job that is not at hand any more it is not known.
+func (s *stored) inClient(job, id string) bool {
+	_, env, err := s.environment(job, id)
+	return err != nil || env.GetUrn() == "beam:env:external:v1"
 }
 
 // transformName is what the author calls a transform of a job's plan.

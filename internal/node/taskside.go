@@ -33,9 +33,9 @@ type taskSideConfig struct {
 	Processes harness.ProcessPolicy
 	Artifacts artifacts
 	Messages  func(job string, entries ...joblog.Entry) error
-	Open      func(ctx context.Context, job, hash string) ([]byte, error) // a stored job
-	Output    func(job, worker string, line []byte)                       // of worker processes; must not wait
-	Start     time.Duration                                               // that a worker has to start; 0 for the default
+	Open      func(ctx context.Context, hash string) ([]byte, error) // a stored job
+	Output    func(job, worker string, line []byte)                  // of worker processes; must not wait
+	Start     time.Duration                                          // that a worker has to start; 0 for the default
 	Log       *slog.Logger
 }
 
@@ -69,7 +69,7 @@ func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
 	if s.server, addr, err = listenFnAPI(lanes, cfg.Log); err != nil {
 		return nil, err
 	}
-	ep := &endpoints{server: s.server, addr: addr, artifacts: cfg.Artifacts, log: cfg.Messages}
+	ep := &endpoints{server: s.server, addr: addr, artifacts: cfg.Artifacts, stored: s.stored, log: cfg.Messages}
 	if s.pool, err = harness.New(ep, cfg.Artifacts, harness.Options{
 		Dir: dirs["workers"], Lanes: lanes, Processes: cfg.Processes, Log: cfg.Log,
 		Output: cfg.Output, StartTimeout: cfg.Start,

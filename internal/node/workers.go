@@ -95,6 +95,7 @@ type endpoints struct {
 	server    *fnapi.Server
 	addr      string // of all services but data
 	artifacts artifacts
+	stored    *stored
 	log       func(job string, entries ...joblog.Entry) error
 }
 
@@ -120,7 +121,7 @@ func (e *endpoints) Admit(a harness.Admission) (harness.Worker, error) {
 		Dependencies:   a.Dependencies,
 		Metadata:       a.Metadata,
 		Artifacts:      jobArtifacts{e.artifacts, a.Job},
-		Logs:           func(entries []fnapi.LogEntry) { e.post(a.Job, a.Name, entries) },
+		Logs:           func(entries []fnapi.LogEntry) { e.post(a, entries) },
 	})
 	if err != nil {
 		return nil, err
@@ -130,16 +131,27 @@ func (e *endpoints) Admit(a harness.Admission) (harness.Worker, error) {
 
 // post hands on what a worker said. A log that can't be written is not a reason
 // to stop a worker.
-func (e *endpoints) post(job, worker string, entries []fnapi.LogEntry) {
-	out := make([]joblog.Entry, len(entries))
-	for i, l := range entries {
+//
+// A LOOPBACK worker of the Go SDK sends all that its process logs, and its
+// process is the client, which logs every message that it gets from us: of such
+// a worker only what belongs to a bundle is the worker's own. The rest would go
+// round for ever, and the user sees it in the client anyway.
+func (e *endpoints) post(a harness.Admission, entries []fnapi.LogEntry) {
+	client := e.stored.inClient(a.Job, a.EnvironmentID)
+	out := make([]joblog.Entry, 0, len(entries))
+	for _, l := range entries {
+		if client && l.Instruction == "" {
+			continue
+		}
 		text := l.Text
 		if l.Trace != "" {
 			text += "\n" + l.Trace
 		}
-		out[i] = joblog.Entry{Time: l.Time, Level: messageLevel(l.Level), Origin: worker, Transform: l.Transform, Text: text}
+		out = append(out, joblog.Entry{Time: l.Time, Level: messageLevel(l.Level), Origin: a.Name, Transform: l.Transform, Text: text})
 	}
-	_ = e.log(job, out...)
+	if len(out) > 0 {
+		_ = e.log(a.Job, out...)
+	}
 }
 
 func messageLevel(l slog.Level) joblog.Level {
