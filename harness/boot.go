@@ -46,7 +46,7 @@ func (f *fleet) boot(name string) (booted, error) {
 	id := worker.ID()
 	ctx, cancel := context.WithTimeout(f.ctx, f.pool.options.StartTimeout)
 	defer cancel()
-	inst, err := f.plan.launch.launch(ctx, f, f.name, f.told(id))
+	inst, err := f.plan.launch.launch(ctx, f, name, f.told(id))
 	if err != nil {
 		worker.Close()
 		return booted{}, fmt.Errorf("%s could not be started: %w", f.plan.describe(), err)
