@@ -1,6 +1,7 @@
 package joblog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -91,6 +92,23 @@ func (s *Store) Remove(job string) error {
 	delete(s.logs, job)
 	s.mu.Unlock()
 	return os.RemoveAll(filepath.Join(s.dir, job))
+}
+
+// Keep removes the logs of all jobs but those wanted, unless they are open.
+func (s *Store) Keep(wanted func(job string) bool) error {
+	dirs, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		s.mu.Lock()
+		inUse := s.logs[d.Name()] != nil
+		s.mu.Unlock()
+		if !inUse && validName(d.Name()) && !wanted(d.Name()) {
+			err = errors.Join(err, s.Remove(d.Name()))
+		}
+	}
+	return err
 }
 
 // Close closes all files. Nobody may append any more.
