@@ -96,10 +96,12 @@ type Runner struct {
 	// Attempted is given the metrics of a running bundle now and then, and nil
 	// when it has ended; may be nil.
 	Attempted func(infos *metrics.Set)
-	// Hungry is readable when another task waits for work; only restrictions
-	// are split for it. GiveBack takes what a split leaves over.
-	Hungry   <-chan struct{}
-	GiveBack func([]Residual)
+	// Hungry gives a token when another task begins to wait for work, and
+	// StillHungry tells whether one waits; only restrictions are split for it.
+	// GiveBack takes what a split leaves over.
+	Hungry      <-chan struct{}
+	StillHungry func() bool
+	GiveBack    func([]Residual)
 	// UserTries and WorkerTries bound how often a bundle is tried for errors of
 	// the user's code and for lost workers; at least 1.
 	UserTries, WorkerTries int
@@ -308,6 +310,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 	progress := time.NewTicker(progressEvery)
 	defer progress.Stop()
 	var again <-chan time.Time // after a split that gave nothing: not at once
+	pause := splitPause
 	for {
 		select {
 		case a := <-wait:
@@ -316,14 +319,16 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			}
 			return a
 		case <-hungry:
-			hungry = nil
+			again = nil
 			if !r.split(ctx, b, in) {
-				again = time.After(splitPause)
-				continue
+				again = time.After(pause)
 			}
-			hungry = r.Hungry
 		case <-again:
-			again, hungry = nil, r.Hungry
+			again = nil
+			if r.StillHungry() && !r.split(ctx, b, in) {
+				pause = min(2*pause, splitPauseMost)
+				again = time.After(pause)
+			}
 		case <-progress.C:
 			r.progress(ctx, b)
 		}

@@ -16,8 +16,10 @@ const (
 	embedLimit = 64 << 10
 	// progressEvery is how often a running bundle is asked for its metrics.
 	progressEvery = time.Second
-	// splitPause is how long a bundle that could not be split is left alone.
-	splitPause = 20 * time.Millisecond
+	// splitPause is how long a bundle that could not be split is left alone at
+	// first, splitPauseMost later: it may be at its last element.
+	splitPause     = 10 * time.Millisecond
+	splitPauseMost = time.Second
 	// obituaryWait is how long a lost worker's last words are waited for.
 	obituaryWait = 2 * time.Second
 )

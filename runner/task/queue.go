@@ -256,6 +256,13 @@ func (q *queue) put(rs []bundle.Residual, owner int) {
 	q.wake()
 }
 
+// stillHungry reports whether a task waits while there is nothing for it.
+func (q *queue) stillHungry() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting > 0 && len(q.items) == 0
+}
+
 // done ends the work that pull began, committed or not: kept is what splits
 // left of it to the task, rest its self-checkpoint.
 func (q *queue) done(index int, p *pulled, kept [][]byte, rest []bundle.Residual) {

@@ -141,7 +141,7 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 func (r *run) restrictions(ctx context.Context, br *bundle.Runner) error {
 	q := r.m.queue(r)
 	q.enter(r.spec.Index, r.spec.Attempt)
-	br.GiveBack = q.giveBack
+	br.GiveBack, br.StillHungry = q.giveBack, q.stillHungry
 	for {
 		p, err := q.pull(ctx, r.spec.Index)
 		if p == nil || err != nil {
