@@ -92,7 +92,11 @@ func printJob(w io.Writer, job *runner.Job, tasks bool) {
 	if len(job.Failures) > 0 {
 		fmt.Fprintln(w)
 		for _, f := range job.Failures {
-			fmt.Fprintf(w, "%s  %s[%d] attempt %d: %s: %s\n", f.At.Local().Format(time.TimeOnly), f.Stage, f.Index, f.Attempt, f.Kind, ends(f.Message))
+			where := ""
+			if f.Stage != "" {
+				where = fmt.Sprintf("%s[%d] attempt %d: ", f.Stage, f.Index, f.Attempt)
+			}
+			fmt.Fprintf(w, "%s  %s%s: %s\n", f.At.Local().Format(time.TimeOnly), where, f.Kind, ends(f.Message))
 		}
 	}
 }

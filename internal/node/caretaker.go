@@ -21,13 +21,14 @@ type caretaker struct {
 	// the next sweep finds them.
 	news chan string
 
+	ready    chan struct{} // closed when what an earlier process left is cleared up
 	watching sync.WaitGroup
 	watched  map[string]bool // only run's goroutine touches it
 	ended    chan string
 }
 
 func newCaretaker(n *Node) *caretaker {
-	return &caretaker{node: n, news: make(chan string, 256), watched: make(map[string]bool), ended: make(chan string)}
+	return &caretaker{node: n, news: make(chan string, 256), watched: make(map[string]bool), ended: make(chan string), ready: make(chan struct{})}
 }
 
 // accepted tells of a new job. It never waits.
@@ -40,7 +41,7 @@ func (c *caretaker) accepted(id string) {
 
 // run watches jobs until ctx ends.
 func (c *caretaker) run(ctx context.Context) error {
-	defer c.dropBlobs() // of what has ended lately
+	defer c.tidyUp() // after what has ended lately
 	defer c.watching.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -48,7 +49,10 @@ func (c *caretaker) run(ctx context.Context) error {
 	defer tick.Stop()
 	tidy := time.NewTimer(tidyAfter)
 	defer tidy.Stop()
-	c.sweep(ctx)
+	known := c.sweep(ctx)
+	// Jobs that were prepared and never run end with their process.
+	c.node.artifacts.Keep(func(job string) bool { return known[job] })
+	close(c.ready)
 	for {
 		select {
 		case id := <-c.news:
@@ -57,7 +61,7 @@ func (c *caretaker) run(ctx context.Context) error {
 			delete(c.watched, id)
 			tidy.Reset(tidyAfter)
 		case <-tidy.C:
-			c.dropBlobs()
+			c.tidyUp()
 		case <-tick.C:
 			c.sweep(ctx)
 		case <-ctx.Done():
@@ -67,8 +71,9 @@ func (c *caretaker) run(ctx context.Context) error {
 }
 
 // sweep watches all jobs that run, and removes what is left of forgotten ones.
-func (c *caretaker) sweep(ctx context.Context) {
-	known := map[string]bool{}
+// It returns the jobs that are known.
+func (c *caretaker) sweep(ctx context.Context) (known map[string]bool) {
+	known = map[string]bool{}
 	for _, j := range c.node.dispatcher.Jobs() {
 		known[j.ID] = true
 		if !j.State.Terminal() {
@@ -77,19 +82,16 @@ func (c *caretaker) sweep(ctx context.Context) {
 			c.clearUp(j.ID) // it ended when nobody was here to see it
 		}
 	}
-	for _, err := range []error{
-		c.node.messages.Keep(func(job string) bool { return known[job] }),
-		c.dropBlobs(),
-	} {
-		if err != nil {
-			c.node.log.Error("what is left of forgotten jobs can't be removed", "err", err)
-		}
+	if err := c.node.messages.Keep(func(job string) bool { return known[job] }); err != nil {
+		c.node.log.Error("messages of forgotten jobs can't be removed", "err", err)
 	}
+	c.tidyUp()
+	return known
 }
 
-// dropBlobs removes the pipelines of forgotten jobs, and what only running jobs
+// tidyUp removes the pipelines of forgotten jobs, and what only running jobs
 // need of those that have ended: options with secrets among it.
-func (c *caretaker) dropBlobs() error {
+func (c *caretaker) tidyUp() {
 	c.node.jobs.submitting.Lock()
 	defer c.node.jobs.submitting.Unlock()
 	keep := map[string]bool{}
@@ -103,7 +105,9 @@ func (c *caretaker) dropBlobs() error {
 			keep[j.Plan] = true
 		}
 	}
-	return c.node.blobs.Sweep(func(hash string) bool { return keep[hash] })
+	if err := c.node.blobs.Sweep(func(hash string) bool { return keep[hash] }); err != nil {
+		c.node.log.Error("what ended jobs needed can't be removed", "err", err)
+	}
 }
 
 // watch waits for one job's end.

@@ -82,7 +82,9 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 		return err
 	}
 	h.side.stored.keep(s.ID, run)
-	err = h.dispatcher.Submit(ctx, runner.Submission{
+	// A client that goes away meanwhile doesn't end this: whether the job is
+	// accepted must be known before its blobs may be taken for nobody's.
+	err = h.dispatcher.Submit(context.WithoutCancel(ctx), runner.Submission{
 		ID:       s.ID,
 		Name:     s.Name,
 		Options:  shown,

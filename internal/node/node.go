@@ -270,7 +270,7 @@ func (n *Node) parts() []part {
 		{name: "messages", run: n.mail.run},
 		{name: "task manager", run: n.side.Run},
 		{name: "dispatcher", run: n.dispatcher.Run, ready: n.dispatcher.Ready()},
-		{name: "caretaker", run: n.caretaker.run},
+		{name: "caretaker", run: n.caretaker.run, ready: n.caretaker.ready},
 		{name: "job service", run: n.serveJobs},
 		{name: "prepared jobs", run: n.jobService.Run},
 		{name: "web", run: n.serveWeb},

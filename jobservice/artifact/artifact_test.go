@@ -97,7 +97,11 @@ func TestRestart(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(dir, "incoming")); len(left) != 0 {
 		t.Errorf("left over: %v", left)
 	}
-	s.Release("a")
+	s.Keep(func(job string) bool { return job == "a" })
+	if _, err := get(s, sealed); err != nil {
+		t.Errorf("a job that is wanted: %v", err)
+	}
+	s.Keep(func(string) bool { return false })
 	if left, _ := os.ReadDir(filepath.Join(dir, "sha256")); len(left) != 0 {
 		t.Errorf("kept without holder: %v", left)
 	}

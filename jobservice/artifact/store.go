@@ -197,6 +197,21 @@ func (s *Store) Release(job string) {
 	delete(s.held, job)
 }
 
+// Keep releases all jobs but those wanted. Call it before new ones come in.
+func (s *Store) Keep(wanted func(job string) bool) {
+	s.mu.Lock()
+	jobs := make([]string, 0, len(s.held))
+	for job := range s.held {
+		jobs = append(jobs, job)
+	}
+	s.mu.Unlock()
+	for _, job := range jobs {
+		if !wanted(job) {
+			s.Release(job)
+		}
+	}
+}
+
 // Open returns the content of a file. It reads to io.EOF only if every byte is
 // as it came in; otherwise the last Read returns an error that says so.
 func (s *Store) Open(name string) (io.ReadCloser, error) {
