@@ -257,7 +257,16 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 	case errors.As(err, &worker), errors.As(err, &broke):
 		f.Cause = CauseWorker
 	case errors.As(err, &user):
-		f.Cause = CauseUser
+		f.Cause, f.Message = CauseUser, r.userMessage(user.Text)
 	}
 	return f
+}
+
+// userMessage tells the author of a pipeline what their code did: first the
+// transform, then the SDK's own words.
+func (r *run) userMessage(text string) string {
+	if name := r.prog.Blame(text); name != "" {
+		return fmt.Sprintf("transform %q: %s", name, text)
+	}
+	return fmt.Sprintf("one of the transforms %s: %s", r.prog.Node.Name, text)
 }

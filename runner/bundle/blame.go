@@ -1,0 +1,40 @@
+package bundle
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// How SDKs say in an error which transform was at work: Python by its label,
+// Go by its id.
+var (
+	whileRunning = regexp.MustCompile(`\[while running '([^']+)'`)
+	goTransform  = regexp.MustCompile(`PID: ?([^,\]\s]+)`)
+)
+
+// Blame finds the transform of the stage that an SDK's error text is about, and
+// gives its author's name; "" if the text doesn't say.
+func (p *Program) Blame(text string) string {
+	// The innermost transform is told last in Python, first in Go.
+	if m := whileRunning.FindAllStringSubmatch(text, -1); m != nil {
+		label := m[len(m)-1][1]
+		for _, id := range p.Stage.Transforms {
+			if name := p.author(id); name == label || strings.HasSuffix(name, "/"+label) {
+				return name
+			}
+		}
+		return label
+	}
+	for _, m := range goTransform.FindAllStringSubmatch(text, -1) {
+		if slices.Contains(p.Stage.Transforms, m[1]) {
+			return p.author(m[1])
+		}
+	}
+	return ""
+}
+
+// author is the author's name of a transform of the stage.
+func (p *Program) author(id string) string {
+	return p.template.GetTransforms()[id].GetUniqueName()
+}
