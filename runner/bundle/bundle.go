@@ -91,6 +91,9 @@ type Runner struct {
 	Acquire func(ctx context.Context) (Lease, error)
 	// NewState begins the state of a bundle.
 	NewState func() State
+	// CacheTokens are those under which the worker may cache what it reads; asked
+	// for at each try.
+	CacheTokens func() []*fnpb.ProcessBundleRequest_CacheToken
 	// Committed takes the metrics of a bundle that has committed.
 	Committed func(set *metrics.Set)
 	// Attempted is given the metrics of a running bundle now and then, and nil
@@ -255,11 +258,12 @@ func (r *Runner) descriptorID() string {
 // exchange gives the worker its input and waits for the end of the bundle.
 func (r *Runner) exchange(ctx context.Context, in *Input, out *outputs, st State) (*fnpb.ProcessBundleResponse, *fnapi.Bundle, error) {
 	start := fnapi.BundleStart{
-		Descriptor: r.descriptorID(),
-		Sinks:      r.Program.sinkIDs,
-		Timers:     r.Program.Timers,
-		Output:     out,
-		State:      st,
+		Descriptor:  r.descriptorID(),
+		Sinks:       r.Program.sinkIDs,
+		Timers:      r.Program.Timers,
+		Output:      out,
+		State:       st,
+		CacheTokens: r.CacheTokens(),
 	}
 	embedded := r.Program.Embed && in.Bytes <= embedLimit && len(in.Timers) == 0
 	if embedded {

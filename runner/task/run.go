@@ -17,14 +17,15 @@ import (
 
 // A run is one attempt of one task under way.
 type run struct {
-	m     *TaskManager
-	spec  Spec
-	prog  *bundle.Program
-	dests map[jobgraph.DatasetID]*bundle.Dest
-	views *views
-	user  *state.Batch // of a keyed stage, else nil
-	large atomic.Pointer[group.Large]
-	live  *counts
+	m      *TaskManager
+	spec   Spec
+	prog   *bundle.Program
+	dests  map[jobgraph.DatasetID]*bundle.Dest
+	views  *views
+	user   *state.Batch // of a keyed stage, else nil
+	tokens tokens
+	large  atomic.Pointer[group.Large]
+	live   *counts
 }
 
 // do runs the task to its end and returns its report.
@@ -97,6 +98,7 @@ func (r *run) bundles() *bundle.Runner {
 			return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, r.prog.Stage.Environment)
 		},
 		NewState:    r.newState,
+		CacheTokens: r.cacheTokens,
 		Committed:   r.live.commit,
 		Attempted:   r.live.attempted,
 		UserTries:   r.m.cfg.UserTries,

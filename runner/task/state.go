@@ -24,6 +24,7 @@ func (r *run) nextKeys() error {
 	if r.user == nil {
 		return nil
 	}
+	r.tokens.keys++
 	return r.user.Reset()
 }
 
@@ -119,5 +120,6 @@ func (s *bundleState) Commit() error {
 func (s *bundleState) Abort() {
 	if s.user != nil {
 		s.user.Abort()
+		s.r.tokens.keys++
 	}
 }

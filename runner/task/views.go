@@ -24,24 +24,26 @@ type views struct {
 func (r *run) openViews(ctx context.Context) error {
 	r.views = &views{by: map[bundle.SideKey]*side.Handle{}}
 	for k, s := range r.prog.SideInput {
-		h, err := r.openView(ctx, s)
+		h, generation, err := r.openView(ctx, s)
 		if err != nil {
 			r.views.close()
 			return fmt.Errorf("side input %q of %s: %w", s.Tag, s.Transform, err)
 		}
 		r.views.handles = append(r.views.handles, h)
 		r.views.by[k] = h
+		r.tokens.side = append(r.tokens.side, sideToken(k, generation))
 	}
 	return nil
 }
 
-func (r *run) openView(ctx context.Context, s *fusion.SideInput) (*side.Handle, error) {
+func (r *run) openView(ctx context.Context, s *fusion.SideInput) (h *side.Handle, generation string, err error) {
 	inputs, err := r.sideInputs(s.Datasets)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	key := side.Key{Job: r.spec.Job, Collection: s.Collection, Access: side.Access(s.Access), Generation: fmt.Sprint(inputs)}
-	return r.m.views.Acquire(ctx, key, func(ctx context.Context) (*side.View, error) {
+	generation = fmt.Sprint(inputs)
+	key := side.Key{Job: r.spec.Job, Collection: s.Collection, Access: side.Access(s.Access), Generation: generation}
+	h, err = r.m.views.Acquire(ctx, key, func(ctx context.Context) (*side.View, error) {
 		src := &readSource{w: r.prog.Feed[s.Collection]}
 		defer src.close()
 		for _, in := range inputs {
@@ -55,6 +57,7 @@ func (r *run) openView(ctx context.Context, s *fusion.SideInput) (*side.Handle, 
 		opt := side.Options{Budget: r.m.cfg.Budget, Dir: r.m.cfg.SpillDir}
 		return side.Build(ctx, src, src.w, side.Access(s.Access), opt)
 	})
+	return h, generation, err
 }
 
 // sideInputs picks the inputs that hold these datasets.
