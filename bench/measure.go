@@ -43,11 +43,11 @@ func onServer(ctx context.Context, s *server, cmd *exec.Cmd, loopback bool) (mea
 	}
 	m, self, below, err := runClient(ctx, cmd)
 	if err != nil {
-		return m, fmt.Errorf("%w\nthe runner's log ends:\n%s", err, tailOf(s.log))
+		return m, fmt.Errorf("%w\nthe runner's log:\n%s", err, excerpt(s.log))
 	}
 	after, err := s.account()
 	if err != nil {
-		return m, fmt.Errorf("the runner has ended: %w\n%s", err, tailOf(s.log))
+		return m, fmt.Errorf("the runner has ended: %w\n%s", err, excerpt(s.log))
 	}
 	spent := after.since(before)
 	m.runner, m.worker = spent.self, spent.below
@@ -112,7 +112,7 @@ func runClient(ctx context.Context, cmd *exec.Cmd) (m measurement, self, below t
 	}
 	_ = syscall.Kill(-pid, syscall.SIGKILL) // what it has left behind
 	if err != nil {
-		return m, self, below, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, tailOf(logs))
+		return m, self, below, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, excerpt(logs))
 	}
 	m.stdout, err = os.ReadFile(out)
 	return m, self, below, err

@@ -53,9 +53,9 @@ func (p *process) await(ctx context.Context, within time.Duration, ready func() 
 		select {
 		case err := <-p.exited:
 			p.exited <- err
-			return fmt.Errorf("%s ended at its start: %w\n%s", filepath.Base(p.cmd.Path), errors.Join(errors.New("exited"), err), tailOf(p.log))
+			return fmt.Errorf("%s ended at its start: %w\n%s", filepath.Base(p.cmd.Path), errors.Join(errors.New("exited"), err), excerpt(p.log))
 		case <-ctx.Done():
-			return fmt.Errorf("%s was not ready within %s\n%s", filepath.Base(p.cmd.Path), within, tailOf(p.log))
+			return fmt.Errorf("%s was not ready within %s\n%s", filepath.Base(p.cmd.Path), within, excerpt(p.log))
 		case <-tick.C:
 		}
 	}
@@ -186,11 +186,16 @@ func descendants(pid int) ([]stat, error) {
 	return found, nil
 }
 
-// tailOf is the end of a log, for messages.
-func tailOf(path string) string {
+// excerpt is the beginning and the end of a log, for messages. Clients tell
+// what is wrong first and then print stacks.
+func excerpt(path string) string {
+	const begin, end = 3 << 10, 1 << 10
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-2<<10):])
+	if len(text) <= begin+end {
+		return string(text)
+	}
+	return fmt.Sprintf("%s\n… %d bytes …\n%s", text[:begin], len(text)-begin-end, text[len(text)-end:])
 }
