@@ -293,9 +293,9 @@ func (f *fleet) removeDir() {
 // workerName is how a worker is called among people. The environment's id
 // comes from outside, so little of it is kept.
 func workerName(environment string, number int) string {
-	name := make([]byte, 0, 24)
+	name := make([]byte, 0, 40)
 	for _, c := range []byte(environment) {
-		if len(name) < 24 && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-') {
+		if len(name) < 40 && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-') {
 			name = append(name, c)
 		}
 	}

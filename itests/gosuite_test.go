@@ -57,7 +57,10 @@ func TestGoProcess(t *testing.T) {
 		`  shift`,
 		`done`,
 		`exec `+compileGo(t, suite)+` --worker=true "$@"`)
-	outcomes := runGo(t, serve(t), suite, fewTests, "--environment_type=PROCESS", "--environment_config="+processConfig(boot))
+	// The client stages a worker binary whatever the environment. Ours has it, so
+	// anything small will do.
+	outcomes := runGo(t, serve(t), suite, fewTests, "--environment_type=PROCESS",
+		"--environment_config="+processConfig(boot), "--worker_binary="+boot)
 	compare(t, outcomes, expected(t, "go_expected.txt"))
 }
 
