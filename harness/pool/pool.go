@@ -222,7 +222,7 @@ func (s *Server) provision(ctx context.Context, told *contract.Worker) error {
 	if told.Provision == "" {
 		return nil
 	}
-	conn, err := grpc.NewClient(told.Provision, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	conn, err := grpc.NewClient("passthrough:///"+told.Provision, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	if err != nil {
 		return fmt.Errorf("provision endpoint %q: %w", told.Provision, err)
 	}
