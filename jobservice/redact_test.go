@@ -46,22 +46,24 @@ func TestRedact(t *testing.T) {
 // Each client's way to write an option is read.
 func TestParseSettings(t *testing.T) {
 	for name, in := range map[string]string{
-		"python": `{"beam:option:sdk_worker_parallelism:v1": "4", "beam:option:streaming:v1": true, "beam:option:restart_delay:v1": "10s"}`,
-		"bare":   `{"sdk_worker_parallelism": 4, "streaming": "true", "restart_delay": "10s"}`,
-		"go":     `{"beam:option:go_options:v1": {"options": {"sdk_worker_parallelism": "4", "streaming": "true", "restart_delay": "10s"}}}`,
+		"python":      `{"beam:option:sdk_worker_parallelism:v1": "4", "beam:option:restart_attempts:v1": "0", "beam:option:restart_delay:v1": "10s"}`,
+		"bare":        `{"sdk_worker_parallelism": 4, "restart_attempts": 0, "restart_delay": "10s"}`,
+		"go":          `{"beam:option:go_options:v1": {"options": {"sdk_worker_parallelism": "4", "restart_attempts": "0", "restart_delay": "10s"}}}`,
+		"experiments": `{"beam:option:experiments:v1": ["beam_fn_api", "sdk_worker_parallelism=4", "restart_attempts=0", "restart_delay=10s", "other=x"]}`,
+		"an option counts more than an experiment": `{"sdk_worker_parallelism": 4, "experiments": ["sdk_worker_parallelism=5", "restart_attempts=0", "restart_delay=10s"]}`,
 	} {
 		var o structpb.Struct
 		if err := o.UnmarshalJSON([]byte(in)); err != nil {
 			t.Fatal(err)
 		}
 		s, err := ParseSettings(&o)
-		if err != nil || s.SDKWorkerParallel != 4 || !s.Streaming || s.RestartDelay.Seconds() != 10 {
+		if err != nil || s.SDKWorkerParallel != 4 || s.RestartAttempts == nil || *s.RestartAttempts != 0 || s.RestartDelay.Seconds() != 10 {
 			t.Errorf("%s: %+v %v", name, s, err)
 		}
 	}
 	for _, in := range []string{
 		`{"priority": 11}`, `{"priority": 1.5}`, `{"priority": {}}`, `{"exchange_mode": "x"}`, `{"restart_delay": -1}`,
-		`{"streaming": "maybe"}`, `{"experiments": [[]]}`, `{"sdk_worker_parallelism": "99999999999999999999"}`,
+		`{"restart_attempts": "-2"}`, `{"experiments": ["priority=x"]}`, `{"sdk_worker_parallelism": "99999999999999999999"}`,
 	} {
 		var o structpb.Struct
 		if err := o.UnmarshalJSON([]byte(in)); err != nil {
@@ -71,7 +73,7 @@ func TestParseSettings(t *testing.T) {
 			t.Errorf("%s was taken", in)
 		}
 	}
-	if s, err := ParseSettings(nil); err != nil || s.Priority != 0 {
+	if s, err := ParseSettings(nil); err != nil || s.Priority != 0 || s.RestartAttempts != nil {
 		t.Errorf("no options: %+v %v", s, err)
 	}
 }

@@ -18,19 +18,15 @@ import (
 type Settings struct {
 	ExchangeMode string // one of ExchangeModes
 	// RestartStrategy is one of RestartStrategies; the rest are its details.
-	RestartStrategy     string
-	RestartAttempts     int
-	RestartDelay        time.Duration
-	RestartMaxDelay     time.Duration
-	RestartInterval     time.Duration
-	Priority            int // each step doubles a job's share of the slots
-	SDKWorkerParallel   int // worker processes per environment
-	Parallelism         int // most tasks of a stage
-	Streaming           bool
-	MaxBundleElements   int
-	MaxBundleTime       time.Duration
-	Experiments         []string
-	EnvironmentCacheTTL time.Duration
+	RestartStrategy   string
+	RestartAttempts   *int // 0: none; -1: as many as it takes
+	RestartDelay      time.Duration
+	RestartMaxDelay   time.Duration
+	RestartInterval   time.Duration
+	Priority          int // each step doubles a job's share of the slots
+	SDKWorkerParallel int // worker processes per environment
+	Parallelism       int // most tasks of a stage
+	BundleElements    int // most elements in a bundle's input
 }
 
 // The values that options may have.
@@ -57,8 +53,8 @@ var options = []option{
 		"What to do when a task fails: " + strings.Join(RestartStrategies, ", ") + ". The default is the server's.",
 		oneOf(RestartStrategies, func(s *Settings) *string { return &s.RestartStrategy })},
 	{"restart_attempts", jobpb.PipelineOptionType_INTEGER, "",
-		"Restarts after which the job fails: in all (fixed-delay, exponential) or within restart_interval (failure-rate).",
-		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.RestartAttempts })},
+		"Restarts after which the job fails: of one task (fixed-delay, exponential) or within restart_interval (failure-rate). 0 is none, -1 as many as it takes.",
+		attempts},
 	{"restart_delay", jobpb.PipelineOptionType_STRING, "",
 		"Time before a restart, such as 10s; with exponential, before the first one.",
 		duration(func(s *Settings) *time.Duration { return &s.RestartDelay })},
@@ -76,22 +72,10 @@ var options = []option{
 		integer(0, 1024, func(s *Settings) *int { return &s.SDKWorkerParallel })},
 	{"parallelism", jobpb.PipelineOptionType_INTEGER, "",
 		"Most tasks that a stage is cut into; 0 or -1 lets the runner choose by the size of the input.",
-		integer(-1, 1<<20, func(s *Settings) *int { return &s.Parallelism })},
+		parallelism},
 	{"max_bundle_size", jobpb.PipelineOptionType_INTEGER, "",
-		"Most elements in a bundle.",
-		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.MaxBundleElements })},
-	{"max_bundle_time_millis", jobpb.PipelineOptionType_INTEGER, "",
-		"Longest time in milliseconds that a bundle is kept open for more input.",
-		milliseconds(func(s *Settings) *time.Duration { return &s.MaxBundleTime })},
-	{"environment_cache_millis", jobpb.PipelineOptionType_INTEGER, "",
-		"Time in milliseconds that an idle SDK worker is kept after the job.",
-		milliseconds(func(s *Settings) *time.Duration { return &s.EnvironmentCacheTTL })},
-	{"streaming", jobpb.PipelineOptionType_BOOLEAN, "false",
-		"Treat all input as unbounded.",
-		boolean(func(s *Settings) *bool { return &s.Streaming })},
-	{"experiments", jobpb.PipelineOptionType_ARRAY, "",
-		"Experiments of the SDK or the runner.",
-		list(func(s *Settings) *[]string { return &s.Experiments })},
+		"Most elements that an SDK worker is given in one bundle; 0 lets the runner choose.",
+		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.BundleElements })},
 }
 
 // ParseSettings reads the options that are meant for the runner, and tells all
@@ -99,12 +83,17 @@ var options = []option{
 //
 // Clients write an option's name as beam:option:NAME:v1 or bare, Go's client
 // puts what it doesn't know into one option more, and Python's writes numbers
-// as strings.
+// as strings. Java and Go refuse flags that they don't know; what they let
+// through are experiments, and NAME=VALUE among those is an option, too.
 func ParseSettings(o *structpb.Struct) (Settings, error) {
 	var s Settings
 	var errs []error
+	experiments := experimentsOf(o)
 	for _, opt := range options {
 		v, ok := lookup(o, opt.name)
+		if !ok {
+			v, ok = experiments[opt.name]
+		}
 		if !ok {
 			continue
 		}
@@ -128,6 +117,19 @@ func lookup(o *structpb.Struct, name string) (*structpb.Value, bool) {
 		}
 	}
 	return nil, false
+}
+
+// experimentsOf are the experiments that have a value. Of two with one name
+// the last counts.
+func experimentsOf(o *structpb.Struct) map[string]*structpb.Value {
+	v, _ := lookup(o, "experiments")
+	out := map[string]*structpb.Value{}
+	for _, e := range v.GetListValue().GetValues() {
+		if name, value, ok := strings.Cut(e.GetStringValue(), "="); ok {
+			out[strings.TrimSpace(name)] = structpb.NewStringValue(value)
+		}
+	}
+	return out
 }
 
 // text is a value as a person would write it.
@@ -180,13 +182,20 @@ func integer(least, most int, field func(*Settings) *int) func(*Settings, *struc
 	}
 }
 
-// milliseconds also takes -1, which other runners use for "not set".
-func milliseconds(field func(*Settings) *time.Duration) func(*Settings, *structpb.Value) error {
-	return func(s *Settings, v *structpb.Value) error {
-		n, err := wholeNumber(v, -1, math.MaxInt32)
-		*field(s) = time.Duration(max(n, 0)) * time.Millisecond
-		return err
+// attempts tells none from not said.
+func attempts(s *Settings, v *structpb.Value) error {
+	n, err := wholeNumber(v, -1, math.MaxInt32)
+	if err == nil {
+		s.RestartAttempts = &n
 	}
+	return err
+}
+
+// parallelism also takes -1, which SDKs send for "not set".
+func parallelism(s *Settings, v *structpb.Value) error {
+	n, err := wholeNumber(v, -1, 1<<20)
+	s.Parallelism = max(n, 0)
+	return err
 }
 
 func duration(field func(*Settings) *time.Duration) func(*Settings, *structpb.Value) error {
@@ -200,40 +209,6 @@ func duration(field func(*Settings) *time.Duration) func(*Settings, *structpb.Va
 			return fmt.Errorf("must be a duration such as 10s or 1m30s, but is %.60q", t)
 		}
 		*field(s) = d
-		return nil
-	}
-}
-
-func boolean(field func(*Settings) *bool) func(*Settings, *structpb.Value) error {
-	return func(s *Settings, v *structpb.Value) error {
-		t, err := text(v)
-		if err != nil {
-			return err
-		}
-		b, err := strconv.ParseBool(t)
-		if err != nil {
-			return fmt.Errorf("must be true or false, but is %.60q", t)
-		}
-		*field(s) = b
-		return nil
-	}
-}
-
-func list(field func(*Settings) *[]string) func(*Settings, *structpb.Value) error {
-	return func(s *Settings, v *structpb.Value) error {
-		values := []*structpb.Value{v}
-		if l := v.GetListValue(); l != nil {
-			values = l.GetValues()
-		}
-		for _, v := range values {
-			t, err := text(v)
-			if err != nil {
-				return err
-			}
-			if t != "" {
-				*field(s) = append(*field(s), t)
-			}
-		}
 		return nil
 	}
 }

@@ -52,6 +52,8 @@ type Submission struct {
 	Plan     catalog.Hash    // in the blob store
 	Graph    *jobgraph.Graph // the plan's, after region.Compute; not changed any more
 	Priority int             // share of slots; each step doubles it
+	// MaxParallelism bounds the tasks of a stage; 0 leaves them to the policy.
+	MaxParallelism int
 	// Restart overrides the policy's strategy when its Kind is set.
 	Restart catalog.RestartStrategy
 }
@@ -171,7 +173,7 @@ func (d *Dispatcher) accepted(s Submission) (*catalog.JobAccepted, error) {
 	r := &catalog.JobAccepted{
 		Job: catalog.JobID(s.ID), Name: s.Name, At: catalog.At(time.Now()),
 		Pipeline: s.Pipeline, Plan: s.Plan, Graph: s.Graph, Priority: s.Priority,
-		KeyGroups: d.policy.KeyGroups, Restart: s.Restart,
+		KeyGroups: d.policy.KeyGroups, Restart: s.Restart, MaxParallelism: s.MaxParallelism,
 	}
 	if r.Restart.Kind == "" {
 		r.Restart = d.policy.Restart

@@ -27,7 +27,7 @@ func (b *board) job(id catalog.JobID) (*Job, error) {
 	}
 	l := b.live[id]
 	out := &Job{
-		Summary: summary(j, l), Options: j.Options, Pipeline: string(j.Pipeline), Plan: string(j.Plan),
+		Summary: summary(j, l), Pipeline: string(j.Pipeline), Plan: string(j.Plan),
 		Graph: j.Graph, Restart: j.Restart,
 	}
 	for at := range j.Stages {
@@ -56,7 +56,7 @@ func summary(j *catalog.Job, l *live) Summary {
 	s := Summary{
 		ID: string(j.ID), Name: j.Name, State: l.statuses[len(l.statuses)-1].State,
 		Accepted: j.Accepted.Time(), Started: l.started, Ended: j.Ended.Time(),
-		Priority: j.Priority, Restarts: j.Restarts,
+		Priority: j.Priority, Restarts: j.Restarts, Options: j.Options,
 	}
 	if j.Failure != nil {
 		s.Error = j.Failure.Message
@@ -95,12 +95,39 @@ func stage(j *catalog.Job, l *live, at int) Stage {
 		}
 		out.Tasks = append(out.Tasks, t)
 	}
-	if st.Complete() {
+	switch {
+	case st.Complete():
 		out.State = Finished
-	} else {
+	case j.State.Terminal():
+		out.halt(j)
+	default:
 		out.Ended = time.Time{}
 	}
 	return out
+}
+
+// halt shows a stage that its job's end has stopped.
+func (s *Stage) halt(j *catalog.Job) {
+	s.State, s.Ended = Stopped, time.Time{}
+	if !s.Started.IsZero() {
+		s.Ended = j.Ended.Time()
+	}
+	failed := -1
+	if f := j.Failure; f != nil && f.Task.Stage == s.ID {
+		s.State, failed = Failed, f.Task.Index
+		if s.Started.IsZero() {
+			s.Ended = f.At.Time()
+		}
+	}
+	for i := range s.Tasks {
+		switch t := &s.Tasks[i]; {
+		case t.State == Finished:
+		case i == failed:
+			t.State = Failed
+		default:
+			t.State = Stopped
+		}
+	}
 }
 
 // earlier is the earlier of the two that has come.
@@ -132,18 +159,19 @@ func shownTask(l *live, st *catalog.Stage, index int) Task {
 // region is shown from its stages, which were shown before.
 func region(j *catalog.Job, at int, stages []Stage) Region {
 	spec, r := j.Graph.Regions[at], j.Regions[at]
-	out := Region{ID: spec.ID, State: Finished, Stages: spec.Stages, Decided: r.Chosen.Time(), Slots: r.Slots, Why: r.Why}
-	waiting := 0
+	out := Region{ID: spec.ID, State: Running, Stages: spec.Stages, Decided: r.Chosen.Time(), Slots: r.Slots, Why: r.Why}
+	count := map[Progress]int{}
 	for _, id := range spec.Stages {
-		switch stages[j.StageAt(id)].State {
-		case Waiting:
-			waiting++
-			out.State = Running
-		case Running:
-			out.State = Running
-		}
+		count[stages[j.StageAt(id)].State]++
 	}
-	if waiting == len(spec.Stages) {
+	switch {
+	case count[Failed] > 0:
+		out.State = Failed
+	case count[Stopped] > 0:
+		out.State = Stopped
+	case count[Finished] == len(spec.Stages):
+		out.State = Finished
+	case count[Waiting] == len(spec.Stages):
 		out.State = Waiting
 	}
 	return out

@@ -20,6 +20,8 @@ type Summary struct {
 	Error    string           `json:"error,omitempty"` // why it FAILED, in the user's terms
 	Restarts int              `json:"restarts"`
 	Tasks    Counts           `json:"tasks"` // of the stages whose parallelism is chosen
+	// Options are as submitted, secrets redacted; read only.
+	Options json.RawMessage `json:"options,omitempty"`
 }
 
 // Counts are tasks by state.
@@ -32,7 +34,6 @@ type Counts struct {
 // A Job is all there is to be shown of a job, as it was at one moment.
 type Job struct {
 	Summary
-	Options  json.RawMessage         `json:"options,omitempty"` // as submitted, secrets redacted
 	Pipeline string                  `json:"pipeline,omitempty"`
 	Plan     string                  `json:"plan"`
 	Graph    *jobgraph.Graph         `json:"graph"`
@@ -49,6 +50,8 @@ const (
 	Waiting  Progress = "waiting" // for its inputs, or for a slot
 	Running  Progress = "running"
 	Finished Progress = "finished"
+	Failed   Progress = "failed"  // the job with it
+	Stopped  Progress = "stopped" // before it was finished, because the job has ended
 )
 
 // A Region is a pipeline region of a job.

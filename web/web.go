@@ -168,6 +168,9 @@ func (s *Server) apiJobs(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) newestFirst() []runner.Summary {
 	jobs := slices.Clone(s.jobs.Jobs())
 	slices.Reverse(jobs)
+	for i := range jobs {
+		jobs[i].Options = nil // of many jobs they are much; each job's own page has them
+	}
 	if jobs == nil {
 		jobs = []runner.Summary{}
 	}

@@ -53,8 +53,8 @@ func (f *fake) Metrics(_ context.Context, id string) (attempted, committed []*pi
 func sample() *runner.Job {
 	now := time.Now()
 	return &runner.Job{
-		Summary: runner.Summary{ID: "j-1", Name: evil, State: catalog.Failed, Accepted: now, Ended: now, Error: evil, Tasks: runner.Counts{Finished: 1, Waiting: 1}},
-		Options: json.RawMessage(`{"a": "` + strings.ReplaceAll(evil, `"`, `\"`) + `"}`),
+		Summary: runner.Summary{ID: "j-1", Name: evil, State: catalog.Failed, Accepted: now, Ended: now, Error: evil, Tasks: runner.Counts{Finished: 1, Waiting: 1},
+			Options: json.RawMessage(`{"a": "` + strings.ReplaceAll(evil, `"`, `\"`) + `"}`)},
 		Graph: &jobgraph.Graph{
 			Stages: []*jobgraph.Stage{
 				{ID: "s1", Name: evil, Root: jobgraph.RootImpulse, Outputs: []jobgraph.DatasetID{"d1"}},

@@ -108,8 +108,8 @@ func (c *Config) Validate() []error {
 	oneOf("restart-strategy", c.RestartStrategy, "none", "fixed-delay", "exponential", "failure-rate")
 	oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error")
 	oneOf("log-format", c.LogFormat, "text", "json")
-	if c.RestartAttempts < 0 {
-		bad("--restart-attempts=%d: must not be negative", c.RestartAttempts)
+	if c.RestartAttempts < -1 {
+		bad("--restart-attempts=%d: must be -1 (as many as it takes), 0 (none) or more", c.RestartAttempts)
 	}
 	if c.Data == "" {
 		bad("--data: a directory is needed")

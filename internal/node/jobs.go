@@ -1,14 +1,15 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"math"
 	"sync"
-	"time"
 
 	"trestle/internal/blobstore"
 	"trestle/jobservice"
@@ -62,7 +63,7 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 	if err != nil {
 		return err
 	}
-	run := &storedJob{Name: s.Name, Plan: plan, Options: s.Options}
+	run := newStoredJob(s.Name, plan, s.Options)
 	runBytes, err := run.marshal()
 	if err != nil {
 		return err
@@ -93,6 +94,8 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 		Graph:    plan.Graph,
 		Priority: s.Settings.Priority,
 		Restart:  restart(s.Settings, h.cfg),
+
+		MaxParallelism: s.Settings.Parallelism,
 	})
 	if errors.Is(err, runner.ErrJobExists) {
 		return nil // our answer to an earlier try was lost
@@ -111,26 +114,20 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 // restart is the job's own strategy; its details are the server's where the
 // job doesn't say. A job that says nothing at all has the server's.
 func restart(s jobservice.Settings, c Config) catalog.RestartStrategy {
-	r := serverRestart(c)
-	if s.RestartStrategy != "" {
-		r.Kind = catalog.RestartKind(s.RestartStrategy)
+	c.RestartStrategy = cmp.Or(s.RestartStrategy, c.RestartStrategy)
+	if s.RestartAttempts != nil {
+		c.RestartAttempts = *s.RestartAttempts
 	}
-	if s.RestartAttempts != 0 {
-		r.Attempts = s.RestartAttempts
-	}
-	for _, d := range []struct {
-		from time.Duration
-		to   *time.Duration
-	}{{s.RestartDelay, &r.Delay}, {s.RestartMaxDelay, &r.MaxDelay}, {s.RestartInterval, &r.Interval}} {
-		if d.from != 0 {
-			*d.to = d.from
-		}
-	}
-	return r
+	c.RestartDelay = cmp.Or(s.RestartDelay, c.RestartDelay)
+	c.RestartMaxDelay = cmp.Or(s.RestartMaxDelay, c.RestartMaxDelay)
+	c.RestartInterval = cmp.Or(s.RestartInterval, c.RestartInterval)
+	return serverRestart(c)
 }
 
+// serverRestart is the strategy of jobs that don't say. For people, 0 attempts
+// are none, and -1 as many as it takes; the catalog says it otherwise.
 func serverRestart(c Config) catalog.RestartStrategy {
-	return catalog.RestartStrategy{
+	r := catalog.RestartStrategy{
 		Kind:     catalog.RestartKind(c.RestartStrategy),
 		Attempts: c.RestartAttempts,
 		Delay:    c.RestartDelay,
@@ -138,18 +135,22 @@ func serverRestart(c Config) catalog.RestartStrategy {
 		Factor:   2,
 		Interval: c.RestartInterval,
 	}
+	switch {
+	case r.Attempts == 0:
+		r.Kind = catalog.RestartNone
+	case r.Attempts < 0 && r.Kind == catalog.RestartExponential:
+		r.Attempts = 0
+	case r.Attempts < 0:
+		r.Attempts = math.MaxInt32
+	}
+	return r
 }
 
 // Jobs are all jobs as the job service lists them.
 func (h *jobs) Jobs(context.Context) ([]jobservice.Job, error) {
 	var out []jobservice.Job
 	for _, s := range h.dispatcher.Jobs() {
-		out = append(out, jobservice.Job{ID: s.ID, Name: s.Name, State: stateOf(s)})
-	}
-	for i := range out {
-		if j, err := h.dispatcher.Job(out[i].ID); err == nil {
-			out[i].Options = optionsOf(j.Options)
-		}
+		out = append(out, jobOf(s))
 	}
 	return out, nil
 }
@@ -160,7 +161,11 @@ func (h *jobs) Job(_ context.Context, id string) (jobservice.Job, error) {
 	if err != nil {
 		return jobservice.Job{}, houseError(err)
 	}
-	return jobservice.Job{ID: j.ID, Name: j.Name, Options: optionsOf(j.Options), State: stateOf(j.Summary)}, nil
+	return jobOf(j.Summary), nil
+}
+
+func jobOf(s runner.Summary) jobservice.Job {
+	return jobservice.Job{ID: s.ID, Name: s.Name, Options: optionsOf(s.Options), State: stateOf(s)}
 }
 
 func optionsOf(raw json.RawMessage) *structpb.Struct {

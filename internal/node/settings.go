@@ -65,7 +65,7 @@ var Settings = []Setting{
 		func(c *Config) field { return text(&c.ExchangeMode) }},
 	{"restart-strategy", "STRATEGY", "For jobs that don't say: what to do when a task fails. none, fixed-delay, exponential or failure-rate.",
 		func(c *Config) field { return text(&c.RestartStrategy) }},
-	{"restart-attempts", "N", "Restarts after which a job fails.",
+	{"restart-attempts", "N", "Restarts after which a job fails: of one task, or with failure-rate within the interval. 0 is none, -1 as many as it takes.",
 		func(c *Config) field { return value(&c.RestartAttempts, "int", strconv.Atoi) }},
 	{"restart-delay", "DURATION", "Time before a restart; with exponential, before the first.",
 		func(c *Config) field { return value(&c.RestartDelay, "duration", parseDuration) }},

@@ -2,11 +2,15 @@ package node
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"trestle/jobservice"
+	"trestle/raftmeta/catalog"
 )
 
 // Flags win over the environment, and that over the file; each setting can be
@@ -83,7 +87,7 @@ func TestClosedByDefault(t *testing.T) {
 		}
 	}
 	c := Defaults()
-	c.Slots, c.Memory, c.LogLevel, c.RestartStrategy, c.RestartAttempts = 0, 1, "loud", "x", -1
+	c.Slots, c.Memory, c.LogLevel, c.RestartStrategy, c.RestartAttempts = 0, 1, "loud", "x", -2
 	if errs := c.Validate(); len(errs) != 5 {
 		t.Errorf("%d errors: %v", len(errs), errors.Join(errs...))
 	}
@@ -120,6 +124,30 @@ func TestSizes(t *testing.T) {
 	for want, s := range map[string]Size{"512MiB": 512 << 20, "1.5GiB": 3 << 29, "100B": 100} {
 		if s.String() != want {
 			t.Errorf("%d is %s, want %s", s, s, want)
+		}
+	}
+}
+
+// A job's own word on restarts counts more than the server's, none and for ever
+// among them.
+func TestRestart(t *testing.T) {
+	n := func(i int) *int { return &i }
+	server := Defaults()
+	for _, tt := range []struct {
+		name     string
+		job      jobservice.Settings
+		kind     catalog.RestartKind
+		attempts int
+	}{
+		{"says nothing", jobservice.Settings{}, catalog.RestartFixedDelay, 2},
+		{"none", jobservice.Settings{RestartAttempts: n(0)}, catalog.RestartNone, 0},
+		{"more", jobservice.Settings{RestartAttempts: n(7)}, catalog.RestartFixedDelay, 7},
+		{"for ever, with growing delays", jobservice.Settings{RestartStrategy: "exponential", RestartAttempts: n(-1)}, catalog.RestartExponential, 0},
+		{"for ever", jobservice.Settings{RestartAttempts: n(-1)}, catalog.RestartFixedDelay, math.MaxInt32},
+		{"another strategy", jobservice.Settings{RestartStrategy: "failure-rate"}, catalog.RestartFailureRate, 2},
+	} {
+		if r := restart(tt.job, server); r.Kind != tt.kind || r.Attempts != tt.attempts {
+			t.Errorf("%s: %s, %d attempts; want %s, %d", tt.name, r.Kind, r.Attempts, tt.kind, tt.attempts)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"trestle/jobservice"
 	"trestle/runner/fusion"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -21,6 +22,17 @@ type storedJob struct {
 	Name    string
 	Plan    *fusion.Plan
 	Options *structpb.Struct
+
+	settings func() jobservice.Settings // what of Options is meant for the runner; read once
+}
+
+func newStoredJob(name string, plan *fusion.Plan, options *structpb.Struct) *storedJob {
+	return &storedJob{Name: name, Plan: plan, Options: options, settings: sync.OnceValue(func() jobservice.Settings {
+		// Options that were accepted once and can't be read any more are those of
+		// a later or an earlier Trestle: what can be read counts.
+		s, _ := jobservice.ParseSettings(options)
+		return s
+	})}
 }
 
 type storedJobJSON struct {
@@ -46,13 +58,13 @@ func unmarshalStoredJob(b []byte) (*storedJob, error) {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return nil, fmt.Errorf("decode stored job: %w", err)
 	}
-	s := &storedJob{Name: j.Name, Plan: j.Plan, Options: &structpb.Struct{}}
+	options := &structpb.Struct{}
 	if len(j.Options) > 0 {
-		if err := protojson.Unmarshal(j.Options, s.Options); err != nil {
+		if err := protojson.Unmarshal(j.Options, options); err != nil {
 			return nil, fmt.Errorf("decode stored options: %w", err)
 		}
 	}
-	return s, nil
+	return newStoredJob(j.Name, j.Plan, options), nil
 }
 
 // stored keeps the jobs that this process runs at hand.
@@ -74,6 +86,17 @@ func (s *stored) Plan(ctx context.Context, job, hash string) (*fusion.Plan, erro
 		return nil, err
 	}
 	return j.Plan, nil
+}
+
+// BundleElements is task.Plans.
+func (s *stored) BundleElements(job string) int {
+	s.mu.Lock()
+	j := s.jobs[job]
+	s.mu.Unlock()
+	if j == nil {
+		return 0
+	}
+	return j.settings().BundleElements
 }
 
 // load reads a job's blob, unless it is at hand.

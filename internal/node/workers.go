@@ -8,7 +8,6 @@ import (
 
 	"trestle/fnapi"
 	"trestle/harness"
-	"trestle/jobservice"
 	"trestle/runner/bundle"
 	"trestle/runner/joblog"
 
@@ -63,9 +62,8 @@ func (w *workers) request(job, environment string) (harness.Request, error) {
 		return harness.Request{}, err
 	}
 	n := w.perEnvironment
-	// A job whose options were accepted once keeps what it was accepted with.
-	if set, err := jobservice.ParseSettings(j.Options); err == nil && set.SDKWorkerParallel > 0 {
-		n = set.SDKWorkerParallel
+	if own := j.settings().SDKWorkerParallel; own > 0 {
+		n = own
 	}
 	return harness.Request{
 		Job: job, JobName: j.Name,

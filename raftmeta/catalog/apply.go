@@ -68,7 +68,7 @@ func (s *State) accept(r *JobAccepted) error {
 	}
 	j := &Job{
 		ID: r.Job, Name: r.Name, Accepted: r.At, Options: r.Options, Pipeline: r.Pipeline, Plan: r.Plan,
-		Graph: r.Graph, Priority: r.Priority, KeyGroups: r.KeyGroups, Restart: r.Restart,
+		Graph: r.Graph, Priority: r.Priority, KeyGroups: r.KeyGroups, Restart: r.Restart, MaxParallelism: r.MaxParallelism,
 		State: Running, index: index,
 		Stages: make([]*Stage, len(r.Graph.Stages)), Regions: make([]*Region, len(r.Graph.Regions)),
 	}
@@ -97,6 +97,9 @@ func (r *JobAccepted) check() (*graphIndex, error) {
 	}
 	if r.KeyGroups < 1 {
 		return nil, fmt.Errorf("it has %d key groups", r.KeyGroups)
+	}
+	if r.MaxParallelism < 0 {
+		return nil, fmt.Errorf("its stages may have %d tasks", r.MaxParallelism)
 	}
 	return indexGraph(r.Graph)
 }

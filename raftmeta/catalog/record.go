@@ -70,6 +70,9 @@ type JobAccepted struct {
 	Graph    *jobgraph.Graph `json:"graph"`
 	// Priority weighs the job's share of slots: each step up doubles it.
 	Priority int `json:"priority,omitempty"`
+	// MaxParallelism is the most tasks that a stage may be cut into; 0 sets no
+	// bound.
+	MaxParallelism int `json:"maxParallelism,omitempty"`
 	// KeyGroups is the number of sub-partitions of every ByKey dataset. It is
 	// one number for the whole job: what is grouped together must have been
 	// partitioned alike.

@@ -63,6 +63,8 @@ type Job struct {
 	Priority  int             `json:"priority,omitempty"`
 	KeyGroups int             `json:"keyGroups"`
 	Restart   RestartStrategy `json:"restart"`
+	// MaxParallelism bounds the tasks of a stage; 0 doesn't.
+	MaxParallelism int `json:"maxParallelism,omitempty"`
 
 	State   JobState `json:"state"`
 	Ended   Instant  `json:"ended,omitempty"`

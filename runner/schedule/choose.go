@@ -229,7 +229,7 @@ func (ch *chooser) parallelism(spec *jobgraph.Stage, in *inputs) int {
 		return 1
 	case jobgraph.RootRestrictions:
 		// One restriction may be split into work for all.
-		return min(ch.slots, catalog.MaxParallelism)
+		return min(ch.slots, ch.most())
 	}
 	if in.ranged {
 		n = max(n, ch.forBytes(in))
@@ -240,7 +240,15 @@ func (ch *chooser) parallelism(spec *jobgraph.Stage, in *inputs) int {
 	if ch.gang() {
 		n = min(n, ch.slots)
 	}
-	return min(n, catalog.MaxParallelism)
+	return min(n, ch.most())
+}
+
+// most is the most tasks that a stage of the job may have.
+func (ch *chooser) most() int {
+	if n := ch.j.MaxParallelism; n > 0 {
+		return min(n, catalog.MaxParallelism)
+	}
+	return catalog.MaxParallelism
 }
 
 // forBytes is the number of tasks that the input is worth.

@@ -20,7 +20,7 @@ import (
 //	manager NAME slots=N [run=job/s1[0]#0@slot] [held=job/d1/0#0]   a TaskManager joins
 //	lose NAME                          it is lost
 //	known                              all that are expected have joined
-//	job NAME [priority=N] [restart=KIND] [attempts=N] [delay=D] …     a submission; the graph is the input
+//	job NAME [priority=N] [parallelism=N] [restart=KIND] [attempts=N] [delay=D] …     a submission; the graph is the input
 //	finish JOB TASK [dN=BYTES[/durable][/skew]] …
 //	fail JOB TASK kind=KIND [msg=TEXT] [lost=(d1/0#0,…)]
 //	cancel JOB / drain JOB
@@ -201,6 +201,8 @@ func (w *world) job(d *datadriven.TestData, name string) error {
 		switch arg.Key {
 		case "priority":
 			r.Priority = n
+		case "parallelism":
+			r.MaxParallelism = n
 		case "restart":
 			r.Restart = catalog.RestartStrategy{Kind: catalog.RestartKind(v)}
 		case "attempts":

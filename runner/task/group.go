@@ -63,7 +63,7 @@ type groupSource struct {
 	keyed bool // each piece is whole elements
 }
 
-func (s *groupSource) fill(_ context.Context, dst []byte) ([]byte, int, error) {
+func (s *groupSource) fill(_ context.Context, dst []byte, most int) ([]byte, int, error) {
 	count := 0
 	for {
 		out, n, err := s.g.Next(dst)
@@ -76,7 +76,7 @@ func (s *groupSource) fill(_ context.Context, dst []byte) ([]byte, int, error) {
 		dst = out
 		count += n
 		// A message to a worker holds whole elements, however long.
-		if len(dst) >= chunkSize && (s.keyed || !s.g.More()) {
+		if (len(dst) >= chunkSize || count >= most) && (s.keyed || !s.g.More()) {
 			return dst, count, nil
 		}
 	}

@@ -24,9 +24,10 @@ type input interface {
 
 // A source appends encoded elements: what is behind most inputs.
 type source interface {
-	// fill appends elements to dst, up to about its capacity, and tells how many
-	// end there. It returns io.EOF, with nothing appended, at the end.
-	fill(ctx context.Context, dst []byte) (out []byte, count int, err error)
+	// fill appends elements to dst, up to about its capacity and not more than
+	// most unless the last one goes on, and tells how many end there. It returns
+	// io.EOF, with nothing appended, at the end.
+	fill(ctx context.Context, dst []byte, most int) (out []byte, count int, err error)
 	// more tells whether the last element or key goes on: no bundle ends there.
 	more() bool
 	// mark is a position in what the source keeps for the worker beside the
@@ -93,16 +94,24 @@ func newBatches(ctx context.Context, src source, budget *membudget.Budget, l lim
 	return b
 }
 
-// read fetches chunks until the source ends.
+// read fetches chunks until the source ends. It counts as collect does, so that
+// a chunk ends where a bundle must. (A bundle that lingering ended early throws
+// it out of step: the next one is then up to twice as large.)
 func (b *batches) read(ctx context.Context) {
 	defer close(b.chunks)
+	var count int
+	var bytes int64
 	for {
 		buf := b.buffer()
 		c := chunk{from: b.src.mark()}
-		c.bytes, c.count, c.err = b.src.fill(ctx, buf)
+		c.bytes, c.count, c.err = b.src.fill(ctx, buf, max(1, b.limit.count-count))
 		if c.err == nil {
 			b.budget.Take(int64(cap(c.bytes)))
 			c.more, c.to = b.src.more(), b.src.mark()
+		}
+		count, bytes = count+c.count, bytes+int64(len(c.bytes))
+		if !c.more && (count >= b.limit.count || bytes >= b.limit.bytes) {
+			count, bytes = 0, 0
 		}
 		select {
 		case b.chunks <- c:
@@ -243,7 +252,7 @@ type readSource struct {
 	w       *coders.Windowed
 }
 
-func (s *readSource) fill(ctx context.Context, dst []byte) ([]byte, int, error) {
+func (s *readSource) fill(ctx context.Context, dst []byte, most int) ([]byte, int, error) {
 	for len(s.block) == 0 {
 		if len(s.readers) == 0 {
 			return dst, 0, io.EOF
@@ -259,16 +268,16 @@ func (s *readSource) fill(ctx context.Context, dst []byte) ([]byte, int, error) 
 		}
 		s.block, s.count = block, n
 	}
-	if len(s.block) <= max(cap(dst)-len(dst), 2*chunkSize) {
+	if s.count <= most && len(s.block) <= max(cap(dst)-len(dst), 2*chunkSize) {
 		out, n := append(dst, s.block...), s.count
 		s.block, s.count = nil, 0
 		return out, n, nil
 	}
-	return s.part(dst)
+	return s.part(dst, most)
 }
 
 // part takes the elements of a large block that fit, at least one.
-func (s *readSource) part(dst []byte) ([]byte, int, error) {
+func (s *readSource) part(dst []byte, most int) ([]byte, int, error) {
 	rest, n := s.block, 0
 	var v coders.Value
 	for len(rest) > 0 {
@@ -276,7 +285,7 @@ func (s *readSource) part(dst []byte) ([]byte, int, error) {
 		if err != nil {
 			return dst, 0, err
 		}
-		if n > 0 && len(s.block)-len(next) > chunkSize {
+		if n == most || n > 0 && len(s.block)-len(next) > chunkSize {
 			break
 		}
 		rest = next

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -186,7 +187,7 @@ func (q *queue) readBlock(ctx context.Context) ([][]byte, error) {
 		}
 		q.reader, q.opened = r, true
 	}
-	block, _, err := q.reader.fill(ctx, nil)
+	block, _, err := q.reader.fill(ctx, nil, math.MaxInt)
 	if err != nil {
 		return nil, err
 	}

@@ -186,6 +186,9 @@ func (r *run) open(ctx context.Context) (input, error) {
 
 func (r *run) limits() limits {
 	l := limits{bytes: r.m.cfg.BundleBytes, count: r.m.cfg.BundleElements}
+	if n := r.m.cfg.Plans.BundleElements(r.spec.Job); n > 0 {
+		l.count = min(l.count, n)
+	}
 	for _, id := range r.prog.Node.Inputs {
 		if r.prog.Node.Root == jobgraph.RootRead && r.prog.Dataset(id).Exchange == jobgraph.Pipelined {
 			l.linger = pipelinedLinger

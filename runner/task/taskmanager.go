@@ -37,6 +37,9 @@ type Workers interface {
 // Plans finds stored plans.
 type Plans interface {
 	Plan(ctx context.Context, job, hash string) (*fusion.Plan, error)
+	// BundleElements is the most elements that a bundle of the job may have; 0
+	// where the job doesn't say.
+	BundleElements(job string) int
 }
 
 // Config is what a TaskManager works with. Zero limits mean their defaults.
