@@ -6,12 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
 
 // jobTime bounds a word count. It is long because shared machines are slow.
-const jobTime = 5 * time.Minute
+const jobTime = 3 * time.Minute
 
 func python(t *testing.T) string { return cached(t, "venv", "bin", "python") }
 
@@ -28,7 +29,9 @@ func runClient(t *testing.T, name string, args ...string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+	// A client that takes too long dies telling where it was.
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir(), "PYTHONFAULTHANDLER=1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGABRT) }
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
