@@ -1,6 +1,7 @@
 package fnapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,19 +34,40 @@ type LogEntry struct {
 // maxLogText bounds text and trace of one line.
 const maxLogText = 64 << 10
 
+// farewell is how long a withdrawn worker may take to end its logging stream.
+// Workers do so once their control stream has ended; Java's calls it a failure,
+// and says so to its user, if the stream is ended for it.
+const farewell = time.Second
+
 type loggingService struct {
 	fnpb.UnimplementedBeamFnLoggingServer
 	server *Server
 }
 
-// Logging takes a worker's log lines, until the worker is withdrawn: its last
-// words come after it is lost.
+// Logging takes a worker's log lines until the worker ends the stream, which it
+// must do soon after it was withdrawn: its last words come after it is lost.
 func (svc *loggingService) Logging(stream fnpb.BeamFnLogging_LoggingServer) error {
 	w, err := svc.server.caller(stream.Context())
 	if err != nil {
 		return err
 	}
-	return svc.server.hold(w.closed, func() error { return readLogs(stream, w.admission.Logs) })
+	enough, stop := context.WithCancel(stream.Context())
+	defer stop()
+	svc.server.tasks.Go(func() {
+		defer stop()
+		select {
+		case <-w.closed:
+		case <-enough.Done():
+			return
+		}
+		late := time.NewTimer(farewell)
+		defer late.Stop()
+		select {
+		case <-late.C:
+		case <-enough.Done():
+		}
+	})
+	return svc.server.hold(enough.Done(), func() error { return readLogs(stream, w.admission.Logs) })
 }
 
 func readLogs(stream fnpb.BeamFnLogging_LoggingServer, sink LogSink) error {

@@ -261,12 +261,12 @@ func TestArtifacts(t *testing.T) {
 	}
 }
 
-// Log lines arrive before the control stream does, after it has ended, and
-// clipped if they are too long.
+// Log lines arrive before the control stream does, after it has ended and the
+// worker was withdrawn, and clipped if they are too long.
 func TestLogging(t *testing.T) {
 	s := serve(t, 1)
 	got := make(chan fnapi.LogEntry, 10)
-	_, conn, ctx := admitted(t, s, fnapi.Admission{Logs: func(entries []fnapi.LogEntry) {
+	w, conn, ctx := admitted(t, s, fnapi.Admission{Logs: func(entries []fnapi.LogEntry) {
 		for _, e := range entries {
 			got <- e
 		}
@@ -298,9 +298,14 @@ func TestLogging(t *testing.T) {
 	if _, err := control.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("control: %v", err)
 	}
+	w.Close()
 	send(&fnpb.LogEntry{Message: "last words", Severity: fnpb.LogEntry_Severity_CRITICAL})
 	if last := <-got; last.Text != "last words" || last.Level <= slog.LevelError {
 		t.Errorf("last: %+v", last)
+	}
+	// Who doesn't end the stream has it ended.
+	if _, err := logs.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream's end: %v", err)
 	}
 }
 

@@ -117,8 +117,8 @@ func (w *Worker) Err() error {
 
 // Close withdraws the worker: its streams end, what waits for it fails, its
 // identity is worth nothing any more. Closing the streams is also how a worker
-// is told to end; its logging stream lives until Close though Lost be closed,
-// so that its last words are heard. Close twice does nothing.
+// is told to end; its logging stream is heard a little longer, for its last
+// words. Close twice does nothing.
 func (w *Worker) Close() {
 	w.server.mu.Lock()
 	delete(w.server.workers, w.id)
