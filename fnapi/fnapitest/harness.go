@@ -70,6 +70,9 @@ type Harness struct {
 	Split func(req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse
 	// Progress answers a progress request; nil: an empty response.
 	Progress func(req *fnpb.ProcessBundleProgressRequest) *fnpb.ProcessBundleProgressResponse
+	// Before sees each instruction first; false: it is dropped without an answer.
+	// nil: none is. It is called by the reader of the control stream.
+	Before func(req *fnpb.InstructionRequest) bool
 	// Infos are the metrics behind short ids.
 	Infos map[string]*pipepb.MonitoringInfo
 	// Embed puts all output inside the response, as Java does with small output.
@@ -193,6 +196,9 @@ func (h *Harness) answer(resp any) {
 }
 
 func (h *Harness) handle(req *fnpb.InstructionRequest) {
+	if h.Before != nil && !h.Before(req) {
+		return
+	}
 	resp := &fnpb.InstructionResponse{InstructionId: req.GetInstructionId()}
 	switch r := req.GetRequest().(type) {
 	case *fnpb.InstructionRequest_ProcessBundle:

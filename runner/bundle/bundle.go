@@ -73,7 +73,7 @@ type Result struct {
 	Residuals             []Residual // of a self-checkpoint
 	OutElements, OutBytes int64
 	InElements, InBytes   int64
-	Timers                []TimerChunk // set by the bundle, in order of arrival
+	Timers                []TimerChunk // set by the bundle: those of each family, in order of arrival
 }
 
 // State answers the state requests of one bundle and stages its writes.
@@ -135,8 +135,14 @@ func (r *Runner) Run(ctx context.Context, in *Input) (*Result, error) {
 		var broke *fnapi.ProtocolError
 		var user *fnapi.UserError
 		switch {
-		case errors.As(err, &lost), errors.As(err, &broke):
+		case errors.As(err, &lost):
 			err = r.bury(ctx, err)
+			if workerTries++; workerTries >= r.WorkerTries {
+				return nil, err
+			}
+		case errors.As(err, &broke):
+			// It may live, and nobody waits for its death; but another one may do better.
+			r.Close()
 			if workerTries++; workerTries >= r.WorkerTries {
 				return nil, err
 			}
@@ -178,20 +184,23 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{InElements: int64(in.Elements), InBytes: in.Bytes}
-	if len(r.Program.Timers) > 0 {
-		out.timers = func(transform, family string, chunk []byte) error {
-			res.Timers = append(res.Timers, TimerChunk{transform, family, append([]byte(nil), chunk...)})
-			return nil
-		}
-	}
 	st := r.NewState()
 	resp, b, err := r.exchange(ctx, in, out, st)
+	if err == nil {
+		err = out.end()
+	}
+	set := new(metrics.Set)
+	if err == nil {
+		// Before the commit: the worker may be asked, and lost.
+		err = r.addMetrics(ctx, set, resp.GetMonitoringInfos(), resp.GetMonitoringData())
+	}
 	if err != nil {
 		out.abort()
 		st.Abort()
-		return nil, err
+		return nil, r.blame(b, err)
 	}
+	// From here on an error fails the task: the bundle can't run again.
+	res := &Result{InElements: int64(in.Elements), InBytes: in.Bytes, Timers: out.timers}
 	if res.OutElements, res.OutBytes, err = out.commit(ctx); err != nil {
 		st.Abort()
 		return nil, err
@@ -202,14 +211,21 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 	for _, d := range resp.GetResidualRoots() {
 		res.Residuals = append(res.Residuals, residual(d))
 	}
-	if err := r.fold(ctx, resp); err != nil {
-		return nil, err
-	}
+	r.Committed(set)
 	if resp.GetRequiresFinalization() {
 		// Best effort by Beam's rules: an error is the worker's loss alone.
 		_ = b.Finalize(ctx)
 	}
 	return res, nil
+}
+
+// blame makes output that can't be cut its worker's fault.
+func (r *Runner) blame(b *fnapi.Bundle, err error) error {
+	var g *garbageError
+	if !errors.As(err, &g) {
+		return err
+	}
+	return &fnapi.ProtocolError{Worker: r.lease.Worker().Name(), Instruction: b.ID(), What: err.Error()}
 }
 
 // pass runs a bundle of a stage without transforms: what comes in goes out.
@@ -225,6 +241,10 @@ func (r *Runner) pass(ctx context.Context, in *Input) (*Result, error) {
 				return nil, err
 			}
 		}
+	}
+	if err := out.end(); err != nil {
+		out.abort()
+		return nil, err
 	}
 	res := &Result{InElements: int64(in.Elements), InBytes: in.Bytes}
 	res.OutElements, res.OutBytes, err = out.commit(ctx)
@@ -267,7 +287,7 @@ func (r *Runner) exchange(ctx context.Context, in *Input, out *outputs, st State
 	}
 	embedded := r.Program.Embed && in.Bytes <= embedLimit && len(in.Timers) == 0
 	if embedded {
-		start.Embedded = embed(in)
+		start.Embedded = r.embed(in)
 	}
 	b, err := r.lease.Worker().Start(ctx, start)
 	if err != nil {
@@ -335,6 +355,10 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			}
 		case <-progress.C:
 			r.progress(ctx, b)
+			// Whoever got the token may have nothing to give; others may.
+			if hungry != nil && again == nil && r.StillHungry() {
+				r.split(ctx, b, in)
+			}
 		}
 	}
 }

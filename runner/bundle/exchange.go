@@ -2,6 +2,8 @@ package bundle
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"time"
 
 	"trestle/fnapi"
@@ -44,8 +46,9 @@ func (r *Runner) feed(ctx context.Context, b *fnapi.Bundle, in *Input) error {
 	return b.CloseInput(ctx, []string{sourceID}, r.Program.Timers)
 }
 
-// embed puts the input into the request's own field.
-func embed(in *Input) *fnpb.Elements {
+// embed puts the input into the request's own field, and the last marks of all
+// that a bundle may be given there.
+func (r *Runner) embed(in *Input) *fnpb.Elements {
 	var all []byte
 	for _, c := range in.Chunks {
 		all = append(all, c...)
@@ -55,6 +58,9 @@ func embed(in *Input) *fnpb.Elements {
 	}
 	e := &fnpb.Elements{}
 	e.Data = append(e.Data, &fnpb.Elements_Data{TransformId: sourceID, Data: all, IsLast: true})
+	for _, t := range r.Program.Timers {
+		e.Timers = append(e.Timers, &fnpb.Elements_Timers{TransformId: t[0], TimerFamilyId: t[1], IsLast: true})
+	}
 	return e
 }
 
@@ -64,12 +70,17 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) bool {
 	resp, err := b.Split(ctx, map[string]*fnpb.ProcessBundleSplitRequest_DesiredSplit{
 		sourceID: {FractionOfRemainder: 0.5, EstimatedInputElements: int64(len(in.Items))},
 	})
-	if err != nil || len(resp.GetChannelSplits()) == 0 {
+	if err != nil || len(resp.GetChannelSplits())+len(resp.GetPrimaryRoots())+len(resp.GetResidualRoots()) == 0 {
 		// A worker that can't split now is no error: it works on.
 		return false
 	}
 	kept, given, ok := in.narrow(resp)
 	if !ok {
+		// The worker has given up something, and we don't know what.
+		b.Abort(&fnapi.ProtocolError{
+			Worker: r.lease.Worker().Name(), Instruction: b.ID(),
+			What: fmt.Sprintf("a split of %d elements made no sense: %v", len(in.Items), resp.GetChannelSplits()),
+		})
 		return false
 	}
 	// Noted first: from here on a later try of this bundle runs the primary only.
@@ -82,15 +93,23 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) bool {
 }
 
 // narrow computes what a split leaves to the bundle and what it gives back.
-// Indexes count the items as they were sent.
+// Indexes count the items as they were sent. Between the last primary and the
+// first residual element there is at most one, which the roots are made of.
 func (in *Input) narrow(resp *fnpb.ProcessBundleSplitResponse) (kept [][]byte, given []Residual, ok bool) {
+	if len(resp.GetChannelSplits()) != 1 {
+		return nil, nil, false
+	}
 	cs := resp.GetChannelSplits()[0]
 	last, first := int(cs.GetLastPrimaryElement()), int(cs.GetFirstResidualElement())
 	end := len(in.Items)
 	if in.cut > 0 {
 		end = in.cut - 1 // elements from here on were given back before
 	}
-	if last < -1 || first <= last || first > len(in.Items) || last >= len(in.Items) {
+	if last < -1 || first <= last || first > len(in.Items) {
+		return nil, nil, false
+	}
+	roots := len(resp.GetPrimaryRoots()) + len(resp.GetResidualRoots())
+	if first-last > 2 || (first-last == 2) != (roots > 0) && first <= end {
 		return nil, nil, false
 	}
 	if in.cut > 0 && last >= in.whole {
@@ -131,22 +150,25 @@ func residual(d *fnpb.DelayedBundleApplication) Residual {
 	return Residual{Element: d.GetApplication().GetElement(), Delay: d.GetRequestedTimeDelay().AsDuration()}
 }
 
-// fold gives on the metrics of a committed bundle.
-func (r *Runner) fold(ctx context.Context, resp *fnpb.ProcessBundleResponse) error {
-	set := new(metrics.Set)
-	if err := r.addMetrics(ctx, set, resp.GetMonitoringInfos(), resp.GetMonitoringData()); err != nil {
-		return err
-	}
-	r.Committed(set)
-	return nil
-}
-
 // progress reports the metrics of the running bundle. A worker that doesn't
 // answer is no error here: the bundle's end tells.
 func (r *Runner) progress(ctx context.Context, b *fnapi.Bundle) {
 	if r.Attempted == nil {
 		return
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered := make(chan struct{})
+	var ended sync.WaitGroup
+	defer ended.Wait()
+	defer close(answered)
+	ended.Go(func() {
+		select {
+		case <-b.Done():
+			cancel() // nobody waits for how far it is any more
+		case <-answered:
+		}
+	})
 	resp, err := b.Progress(ctx)
 	if err != nil {
 		return

@@ -23,20 +23,32 @@ type Dest struct {
 // An outputs stages what one bundle writes: it is the fnapi.Output of the
 // bundle, and nothing of it is seen before commit.
 type outputs struct {
-	sinks  map[string]*sinkWriter
-	timers func(transform, family string, chunk []byte) error // nil: none are declared
+	program *Program
+	sinks   map[string]*sinkWriter
+	timers  []TimerChunk // one for each family that has some
 }
+
+// A garbageError is output that can't be cut into elements or timers.
+type garbageError struct {
+	what string
+	err  error
+}
+
+func (e *garbageError) Error() string { return e.what + ": " + e.err.Error() }
+func (e *garbageError) Unwrap() error { return e.err }
+
+var errInside = errors.New("it ends inside an element")
 
 // newOutputs begins a transaction on every destination.
 func newOutputs(p *Program, dests map[jobgraph.DatasetID]*Dest) (*outputs, error) {
-	o := &outputs{sinks: make(map[string]*sinkWriter, len(p.Sinks))}
+	o := &outputs{program: p, sinks: make(map[string]*sinkWriter, len(p.Sinks))}
 	for i := range p.Sinks {
 		s, err := newSinkWriter(&p.Sinks[i], dests)
+		o.sinks[p.Sinks[i].ID] = s
 		if err != nil {
 			o.abort()
 			return nil, err
 		}
-		o.sinks[p.Sinks[i].ID] = s
 	}
 	return o, nil
 }
@@ -52,30 +64,55 @@ func (o *outputs) Data(transform string, chunk []byte) error {
 
 // Timers takes a chunk of timers; see fnapi.Output.
 func (o *outputs) Timers(transform, family string, chunk []byte) error {
-	if o.timers == nil {
-		return fmt.Errorf("worker sent timers of %q (family %q), which declares none", transform, family)
-	}
-	return o.timers(transform, family, chunk)
-}
-
-// commit makes the bundle's output part of the task's partitions. An error in
-// the middle fails the task, whose partitions then are given up whole.
-func (o *outputs) commit(ctx context.Context) (elements, bytes int64, err error) {
-	for _, s := range o.sinks {
-		if len(s.partial) > 0 {
-			return 0, 0, fmt.Errorf("worker's output of collection %q ends inside an element", s.collection)
+	for i := range o.timers {
+		t := &o.timers[i]
+		if t.Transform == transform && t.Family == family {
+			t.Bytes = append(t.Bytes, chunk...)
+			return nil
 		}
 	}
+	if o.program.family(transform, family) == nil {
+		return fmt.Errorf("worker sent timers of %q (family %q), which declares none", transform, family)
+	}
+	o.timers = append(o.timers, TimerChunk{transform, family, append([]byte(nil), chunk...)})
+	return nil
+}
+
+// end checks that the output is whole.
+func (o *outputs) end() error {
+	for _, s := range o.sinks {
+		if err := s.end(); err != nil {
+			return err
+		}
+	}
+	for _, t := range o.timers {
+		f := o.program.family(t.Transform, t.Family)
+		for b := t.Bytes; len(b) > 0; {
+			var err error
+			if _, b, err = f.Cut(b); err != nil {
+				return &garbageError{fmt.Sprintf("timers %q of %q", t.Family, t.Transform), err}
+			}
+		}
+	}
+	return nil
+}
+
+// commit makes the bundle's output part of the task's partitions; end must have
+// found it whole. An error in the middle fails the task, whose partitions then
+// are given up whole.
+func (o *outputs) commit(ctx context.Context) (elements, bytes int64, err error) {
 	for _, s := range o.sinks {
 		for _, d := range s.dests {
-			if err := d.txn.Commit(ctx); err != nil {
-				return 0, 0, err
+			if err != nil {
+				d.txn.Abort()
+				continue
 			}
+			err = d.txn.Commit(ctx)
 		}
 		elements += s.elements
 		bytes += s.bytes
 	}
-	return elements, bytes, nil
+	return elements, bytes, err
 }
 
 // abort drops all that the bundle wrote.
@@ -92,7 +129,8 @@ type sinkWriter struct {
 	collection string
 	w          *coders.Windowed
 	dests      []destTxn
-	partial    []byte // the start of an element whose end is in the next chunk
+	partial    []byte // begins with an element whose end was not there yet
+	enough     int    // how long partial must be to be looked at again
 	elements   int64
 	bytes      int64
 }
@@ -123,22 +161,45 @@ func newSinkWriter(s *Sink, dests map[jobgraph.DatasetID]*Dest) (*sinkWriter, er
 }
 
 // write cuts the chunk at element boundaries and appends. An SDK may cut its
-// chunks anywhere; the rest of an element comes with the next one.
+// chunks anywhere; the rest of an element comes with the next ones.
 func (s *sinkWriter) write(chunk []byte) error {
-	if len(s.partial) > 0 {
-		s.partial = append(s.partial, chunk...)
-		chunk = s.partial
+	if len(s.partial) == 0 {
+		rest, err := s.spread(chunk)
+		s.partial = append(s.partial, rest...)
+		s.enough = 2 * len(rest)
+		return err
 	}
-	rest, err := s.spread(chunk)
-	if err != nil {
-		return fmt.Errorf("worker's output of collection %q: %w", s.collection, err)
+	s.partial = append(s.partial, chunk...)
+	if len(s.partial) < s.enough {
+		return nil // an element of many chunks isn't walked through for each of them
 	}
-	if len(rest) == 0 {
-		s.partial = s.partial[:0]
+	return s.again()
+}
+
+// again cuts what was partial.
+func (s *sinkWriter) again() error {
+	rest, err := s.spread(s.partial)
+	s.partial = s.partial[:copy(s.partial, rest)]
+	s.enough = 2 * len(rest)
+	return err
+}
+
+// end takes what is left, of which nothing may stay.
+func (s *sinkWriter) end() error {
+	if len(s.partial) == 0 {
 		return nil
 	}
-	s.partial = append([]byte(nil), rest...)
+	if err := s.again(); err != nil {
+		return err
+	}
+	if len(s.partial) > 0 {
+		return s.garbage(errInside)
+	}
 	return nil
+}
+
+func (s *sinkWriter) garbage(err error) error {
+	return &garbageError{fmt.Sprintf("output of collection %q", s.collection), err}
 }
 
 // spread appends the whole elements of b and returns what is left.
@@ -154,7 +215,7 @@ func (s *sinkWriter) spread(b []byte) (rest []byte, err error) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return nil, s.garbage(err)
 		}
 		n++
 		b = next
@@ -189,7 +250,7 @@ func (s *sinkWriter) spreadByKey(b []byte, d *destTxn) (rest []byte, err error) 
 			break
 		}
 		if err != nil {
-			return nil, err
+			return nil, s.garbage(err)
 		}
 		if err := d.txn.Append(keySub(v.Key(), d.subs), v.Raw, 1); err != nil {
 			return nil, err

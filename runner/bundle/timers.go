@@ -50,6 +50,16 @@ func (c *compiler) family(transform, id string, spec *pipepb.TimerFamilySpec) (F
 	}, nil
 }
 
+// family finds a timer family, nil if none is so called; stages have few.
+func (p *Program) family(transform, id string) *Family {
+	for i := range p.Families {
+		if f := &p.Families[i]; f.Transform == transform && f.ID == id {
+			return f
+		}
+	}
+	return nil
+}
+
 // Cut cuts the first timer of b.
 func (f *Family) Cut(b []byte) (t Timer, rest []byte, err error) {
 	start := b
@@ -65,6 +75,9 @@ func (f *Family) Cut(b []byte) (t Timer, rest []byte, err error) {
 		return t, nil, io.ErrUnexpectedEOF
 	}
 	t.Count = int(int32(binary.BigEndian.Uint32(b)))
+	if t.Count < 0 || t.Count > 1 && f.window.Fixed() == 0 { // one window is all there is
+		return t, nil, coders.ErrMalformed
+	}
 	b = b[4:]
 	windows := b
 	for range t.Count {
