@@ -31,7 +31,22 @@ func (p *Program) Blame(text string) string {
 			return p.author(m[1])
 		}
 	}
-	return ""
+	return p.panicked(text)
+}
+
+// panicked finds the transform whose function is innermost on Go's stack: of a
+// panic, nothing but that tells. A transform is named after its function unless
+// its author said otherwise.
+func (p *Program) panicked(text string) string {
+	found, at := "", len(text)
+	for _, id := range p.Stage.Transforms {
+		name := p.author(id)
+		function := name[strings.LastIndexByte(name, '/')+1:]
+		if i := strings.Index(text, "\n"+function+"("); function != "" && i >= 0 && i < at {
+			found, at = name, i
+		}
+	}
+	return found
 }
 
 // author is the author's name of a transform of the stage.

@@ -25,6 +25,7 @@ func TestBlame(t *testing.T) {
 		{"the innermost of several", "x [while running 'Parse']\ny [while running 'Clean/StageC-ptransform-7']", "Clean/StageC-ptransform-7"},
 		{"Go's id", "DoFn[UID:2, PID:e2, Name: main.parse] failed:\nboom", "Parse"},
 		{"an id of ours is not blamed", "Source[PID:trestle:source] failed", ""},
+		{"a panic of Go's", "panic: x\nruntime/debug.Stack()\n\t/a.go:1\nmain.split({0x1, 0x2})\n\t/b.go:2\n", "Read/main.split"},
 		{"a bare stack trace", "java.lang.RuntimeException: boom\n\tat x.Y.z(Y.java:3)", ""},
 	}
 	for _, tt := range tests {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 
 	"trestle/fnapi"
@@ -268,10 +269,15 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 }
 
 // userMessage tells the author of a pipeline what their code did: first the
-// transform, then the SDK's own words.
+// transform and the exception in one line, then the SDK's own words.
 func (r *run) userMessage(text string) string {
+	where := "one of the transforms " + r.prog.Node.Name
 	if name := r.prog.Blame(text); name != "" {
-		return fmt.Sprintf("transform %q: %s", name, text)
+		where = fmt.Sprintf("transform %q", name)
 	}
-	return fmt.Sprintf("one of the transforms %s: %s", r.prog.Node.Name, text)
+	head := bundle.Headline(text)
+	if strings.TrimSpace(text) == head {
+		return where + ": " + head
+	}
+	return where + ": " + head + "\n\n" + text
 }
