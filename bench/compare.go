@@ -140,8 +140,8 @@ func (w *workshop) measure(ctx context.Context, o *options, j *job) ([]result, e
 				continue
 			}
 			r.runs = append(r.runs, m)
-			fmt.Fprintf(os.Stderr, "%-24s %-12s wall %s  runner %s  worker %s  peak %s\n",
-				j, titles[r.runner], seconds(m.wall), seconds(m.runner), seconds(m.worker), megabytes(m.peak))
+			w.note(m)
+			fmt.Fprintf(os.Stderr, "%-28s %-12s %s\n", j, titles[r.runner], m)
 		}
 	}
 	return results, nil
@@ -210,7 +210,8 @@ func (w *workshop) profiled(ctx context.Context, o *options, j *job, s *server, 
 	if err := os.MkdirAll(o.profile, 0o755); err != nil {
 		return err
 	}
-	file := filepath.Join(o.profile, strings.ReplaceAll(j.String(), " ", "-")+".pprof")
+	name := strings.Join(strings.FieldsFunc(j.String(), func(r rune) bool { return r == ' ' || r == '×' }), "-")
+	file := filepath.Join(o.profile, name+".pprof")
 	done := make(chan error, 1)
 	go func() { done <- recordProfile(ctx, s.web, file, length) }() // waited for below
 	_, err := w.serve(ctx, o, j, s, false)

@@ -60,7 +60,7 @@ func run(ctx context.Context, o *options) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	text := render(tables, describe(ctx, o, began))
+	text := render(tables, describe(ctx, o, began, w.disturbed()))
 	fmt.Print(text)
 	if o.doc != "" {
 		if err := writeDocument(o.doc, o.section(), text); err != nil {

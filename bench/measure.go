@@ -23,6 +23,7 @@ type measurement struct {
 	runner time.Duration // CPU of the runner's process
 	worker time.Duration // CPU of the workers; with LOOPBACK, the client is the worker
 	client time.Duration // CPU of a client that is no worker
+	others time.Duration // CPU of all else on the machine meanwhile
 	peak   int64         // greatest memory of the runner's process, in bytes
 	stdout []byte        // of the client
 }
@@ -32,12 +33,27 @@ func (m measurement) limit() time.Duration {
 	return (m.runner + m.worker + m.client) / time.Duration(runtime.NumCPU())
 }
 
+// String is a line for who watches.
+func (m measurement) String() string {
+	return fmt.Sprintf("wall %s  runner %s  worker %s  client %s  others %s  idle %s  peak %s", seconds(m.wall),
+		seconds(m.runner), seconds(m.worker), seconds(m.client), seconds(m.others), seconds(m.idle()), megabytes(m.peak))
+}
+
+// idle is the CPU time that nobody used.
+func (m measurement) idle() time.Duration {
+	return m.wall*time.Duration(runtime.NumCPU()) - m.runner - m.worker - m.client - m.others
+}
+
 // onServer runs a client against a started runner.
 func onServer(ctx context.Context, s *server, cmd *exec.Cmd, loopback bool) (measurement, error) {
 	if err := s.resetPeak(); err != nil {
 		return measurement{}, err
 	}
 	before, err := s.account()
+	if err != nil {
+		return measurement{}, err
+	}
+	busy, err := busyTime()
 	if err != nil {
 		return measurement{}, err
 	}
@@ -56,6 +72,9 @@ func onServer(ctx context.Context, s *server, cmd *exec.Cmd, loopback bool) (mea
 	} else {
 		m.client = self + below
 	}
+	if m.others, err = m.othersSince(busy); err != nil {
+		return m, err
+	}
 	m.peak, err = s.peak()
 	return m, err
 }
@@ -63,12 +82,26 @@ func onServer(ctx context.Context, s *server, cmd *exec.Cmd, loopback bool) (mea
 // alone runs a client that is the runner, too, and whose children are the
 // workers.
 func alone(ctx context.Context, cmd *exec.Cmd) (measurement, error) {
+	busy, err := busyTime()
+	if err != nil {
+		return measurement{}, err
+	}
 	m, self, below, err := runClient(ctx, cmd)
 	m.runner, m.worker = self, below
+	if err == nil {
+		m.others, err = m.othersSince(busy)
+	}
 	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		m.peak = u.Maxrss << 10
 	}
 	return m, err
+}
+
+// othersSince is the CPU time of processes that are not measured. Figures of a
+// machine that others use are worth little but for their CPU seconds.
+func (m measurement) othersSince(busy time.Duration) (time.Duration, error) {
+	now, err := busyTime()
+	return max(0, now-busy-m.runner-m.worker-m.client), err
 }
 
 // runClient runs a client to its end and reads its CPU, its children's apart.

@@ -163,6 +163,21 @@ func readStat(pid int) (stat, error) {
 	}, nil
 }
 
+// busyTime is the CPU time that all processes of the machine have used, and
+// what a host took away from it.
+func busyTime() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	var user, nice, system, idle, iowait, irq, softirq, steal int64
+	if _, err := fmt.Sscanf(string(text), "cpu %d %d %d %d %d %d %d %d",
+		&user, &nice, &system, &idle, &iowait, &irq, &softirq, &steal); err != nil {
+		return 0, fmt.Errorf("/proc/stat: %w", err)
+	}
+	return time.Duration(user+nice+system+irq+softirq+steal) * tick, nil
+}
+
 // descendants are all living processes below pid, parents first.
 func descendants(pid int) ([]stat, error) {
 	entries, err := os.ReadDir("/proc")

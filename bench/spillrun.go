@@ -44,8 +44,8 @@ func spill(ctx context.Context, w *workshop, o *options) ([]table, error) {
 		if err != nil {
 			failures = append(failures, fmt.Errorf("spill, %s: %w", c, err))
 		}
-		fmt.Fprintf(os.Stderr, "%-36s wall %s  runner %s  worker %s  peak %s  %v\n",
-			c, seconds(m.wall), seconds(m.runner), seconds(m.worker), mebibytes(m.peak), verdict(err))
+		w.note(m)
+		fmt.Fprintf(os.Stderr, "%-36s %s  passed: %s\n", c, m, verdict(err))
 		t.rows = append(t.rows, []string{c.name, c.slotsText(), short(c.records, ""), short(c.keys, ""),
 			seconds(m.wall), seconds(m.runner), seconds(m.worker), mebibytes(m.peak), ratio(m.peak, o.spillMemory), verdict(err)})
 	}

@@ -45,9 +45,9 @@ func render(tables []table, about string) string {
 	return b.String()
 }
 
-// describe says where the figures are from, and how busy the machine was
-// besides: figures from a busy machine are worth little but their CPU seconds.
-func describe(ctx context.Context, o *options, began time.Time) string {
+// describe says where the figures are from, and how busy others kept the
+// machine: figures of a busy machine are worth little but for their CPU seconds.
+func describe(ctx context.Context, o *options, began time.Time, others float64) string {
 	version := "unknown"
 	if out, err := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty").Output(); err == nil {
 		version = strings.TrimSpace(string(out))
@@ -56,8 +56,8 @@ func describe(ctx context.Context, o *options, began time.Time) string {
 	if o.runs == 1 || o.spill {
 		runs = "one run each"
 	}
-	return fmt.Sprintf("Trestle %s, %s, %d cores (%s), %s memory, %s, load of the machine one minute before the end %s.\n",
-		version, began.Format(time.DateOnly), runtime.NumCPU(), processor(), memory(), runs, load())
+	return fmt.Sprintf("Trestle %s, %s, %d cores (%s), %s memory, %s. Other processes took %.0f %% of the machine while the jobs ran.\n",
+		version, began.Format(time.DateOnly), runtime.NumCPU(), processor(), memory(), runs, 100*others)
 }
 
 func processor() string {
@@ -77,12 +77,6 @@ func memory() string {
 		return "unknown"
 	}
 	return megabytes(kib << 10)
-}
-
-func load() string {
-	text, _ := os.ReadFile("/proc/loadavg")
-	first, _, _ := strings.Cut(string(text), " ")
-	return first
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"time"
 )
 
 // A workshop has the programs that are measured and those that measure. All
@@ -17,6 +19,19 @@ type workshop struct {
 	prism   string
 	flink   string // directory of jars
 	python  string
+
+	wall   time.Duration // of all measured jobs
+	others time.Duration // CPU of other processes meanwhile
+}
+
+// disturbed is the part of the machine that others used while jobs ran.
+func (w *workshop) disturbed() float64 {
+	return quotient(w.others, w.wall*time.Duration(runtime.NumCPU()))
+}
+
+func (w *workshop) note(m measurement) {
+	w.wall += m.wall
+	w.others += m.others
 }
 
 // module is where Beam's Go programs come from.
