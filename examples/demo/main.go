@@ -179,7 +179,7 @@ func (s *server) stop() error {
 		return nil
 	case <-time.After(stopTime):
 		_ = s.cmd.Process.Kill()
-		<-s.exited
+		_ = <-s.exited
 		return fmt.Errorf("trestle serve did not stop within %s", stopTime)
 	}
 }

@@ -62,8 +62,8 @@ func guard(pipe io.Reader) {
 			undo := exec.Command(w.Undo[0], w.Undo[1:]...)
 			undo.WaitDelay = undoTime
 			if undo.Start() == nil {
-				limit := time.AfterFunc(undoTime, func() { undo.Process.Kill() })
-				undo.Wait()
+				limit := time.AfterFunc(undoTime, func() { _ = undo.Process.Kill() })
+				_ = undo.Wait()
 				limit.Stop()
 			}
 		}

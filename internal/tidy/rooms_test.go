@@ -97,5 +97,5 @@ var (
 	longFunctions = map[string]int{
 		"internal/node.TestServe": 81,
 	}
-	longFiles     = map[string]int{}
+	longFiles = map[string]int{}
 )
