@@ -71,7 +71,7 @@ func (f *fleet) awaitReady(ctx context.Context, cancel context.CancelFunc, b boo
 	case <-b.instance.exited():
 		died = true
 		cancel()
-		_ = <-ready // the worker's end says more than its error
+		err = <-ready
 	}
 	if err == nil && !died {
 		return nil

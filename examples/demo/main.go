@@ -179,8 +179,7 @@ func (s *server) stop() error {
 		return nil
 	case <-time.After(stopTime):
 		_ = s.cmd.Process.Kill()
-		_ = <-s.exited
-		return fmt.Errorf("trestle serve did not stop within %s", stopTime)
+		return errors.Join(fmt.Errorf("trestle serve did not stop within %s", stopTime), <-s.exited)
 	}
 }
 
