@@ -1,0 +1,156 @@
+package itests
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// pythonPipeline has behaviour_pipelines.py build the pipeline of that name.
+func pythonPipeline(t *testing.T, name, dir string) *pipepb.Pipeline {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "pipeline.pb")
+	runClient(t, python(t), absolute(t, "python/behaviour_pipelines.py"), name, dir, file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p pipepb.Pipeline
+	if err := proto.Unmarshal(text, &p); err != nil {
+		t.Fatal(err)
+	}
+	return &p
+}
+
+func absolute(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// splice joins two pipelines: what the second one's first Impulse gave is now
+// the first one's collection. Both must have the same coder.
+func splice(t *testing.T, into *pipepb.Pipeline, collection string, p *pipepb.Pipeline) {
+	t.Helper()
+	const prefix = "second-"
+	c, from := into.GetComponents(), prefixed(p.GetComponents(), prefix)
+	impulse := ""
+	for id, tr := range from.GetTransforms() {
+		if tr.GetSpec().GetUrn() == "beam:transform:impulse:v1" {
+			impulse = id
+		}
+	}
+	if impulse == "" || c.GetPcollections()[collection] == nil {
+		t.Fatalf("nothing to splice: impulse %q, collection %q", impulse, collection)
+	}
+	var given string
+	for _, out := range from.GetTransforms()[impulse].GetOutputs() {
+		given = out
+	}
+	delete(from.Transforms, impulse)
+	delete(from.Pcollections, given)
+	for _, tr := range from.GetTransforms() {
+		tr.Subtransforms = slices.DeleteFunc(tr.Subtransforms, func(id string) bool { return id == impulse })
+		for name, in := range tr.GetInputs() {
+			if in == given {
+				tr.Inputs[name] = collection
+			}
+		}
+	}
+	maps.Copy(c.Transforms, from.GetTransforms())
+	maps.Copy(c.Pcollections, from.GetPcollections())
+	maps.Copy(c.Coders, from.GetCoders())
+	maps.Copy(c.WindowingStrategies, from.GetWindowingStrategies())
+	maps.Copy(c.Environments, from.GetEnvironments())
+	for _, id := range p.GetRootTransformIds() {
+		if prefix+id != impulse {
+			into.RootTransformIds = append(into.RootTransformIds, prefix+id)
+		}
+	}
+	for _, r := range p.GetRequirements() {
+		if !slices.Contains(into.Requirements, r) {
+			into.Requirements = append(into.Requirements, r)
+		}
+	}
+}
+
+// prefixed puts a prefix before all ids, so that they differ from another
+// pipeline's. Payloads are left as they are: those of plain ParDos hold none.
+func prefixed(c *pipepb.Components, prefix string) *pipepb.Components {
+	out := proto.Clone(c).(*pipepb.Components)
+	for _, tr := range out.GetTransforms() {
+		each(tr.Subtransforms, prefix)
+		eachValue(tr.Inputs, prefix)
+		eachValue(tr.Outputs, prefix)
+		if tr.EnvironmentId != "" {
+			tr.EnvironmentId = prefix + tr.EnvironmentId
+		}
+	}
+	for _, col := range out.GetPcollections() {
+		col.CoderId = prefix + col.CoderId
+		col.WindowingStrategyId = prefix + col.WindowingStrategyId
+	}
+	for _, coder := range out.GetCoders() {
+		each(coder.ComponentCoderIds, prefix)
+	}
+	for _, w := range out.GetWindowingStrategies() {
+		w.WindowCoderId = prefix + w.WindowCoderId
+		if w.EnvironmentId != "" {
+			w.EnvironmentId = prefix + w.EnvironmentId
+		}
+	}
+	out.Transforms = eachKey(out.Transforms, prefix)
+	out.Pcollections = eachKey(out.Pcollections, prefix)
+	out.Coders = eachKey(out.Coders, prefix)
+	out.WindowingStrategies = eachKey(out.WindowingStrategies, prefix)
+	out.Environments = eachKey(out.Environments, prefix)
+	return out
+}
+
+func each(ids []string, prefix string) {
+	for i := range ids {
+		ids[i] = prefix + ids[i]
+	}
+}
+
+func eachValue(ids map[string]string, prefix string) {
+	for k, v := range ids {
+		ids[k] = prefix + v
+	}
+}
+
+func eachKey[T any](m map[string]T, prefix string) map[string]T {
+	out := make(map[string]T, len(m))
+	for k, v := range m {
+		out[prefix+k] = v
+	}
+	return out
+}
+
+// TestPythonWorkers sees that two worker processes of one environment both
+// work.
+func TestPythonWorkers(t *testing.T) {
+	need(t, "behaviour")
+	s := serve(t, "--slots=4")
+	dir := t.TempDir()
+	p := pythonPipeline(t, "meet", dir)
+	pids := filepath.Join(dir, "pids")
+	startBy(t, p, notedBoot(t, pids))
+	// Its elements wait until two processes have one each.
+	submit(t, s, "meet", p, "sdk_worker_parallelism=2", "restart_strategy=none").mustEnd()
+	mustHaveNumbers(t, filepath.Join(dir, "out"), 0, 200)
+	if n := len(lines(pids)); n != 2 {
+		t.Errorf("%d workers were started, want 2", n)
+	}
+	if n := count(t, filepath.Join(dir, "here-*")); n != 2 {
+		t.Errorf("%d workers had elements, want 2", n)
+	}
+}

@@ -1,0 +1,130 @@
+"""Pipelines of the behaviour tests: NAME DIR FILE writes the pipeline's proto
+to FILE. Its functions run in workers and speak with the test by files in DIR.
+"""
+
+import glob
+import os
+import signal
+import sys
+import time
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.transforms import environments
+
+
+def first(path):
+  """Makes a file, and is true for whoever made it."""
+  try:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    return True
+  except FileExistsError:
+    return False
+
+
+def await_files(pattern, number, limit):
+  began = time.monotonic()
+  while len(glob.glob(pattern)) < number:
+    if time.monotonic() - began > limit:
+      raise RuntimeError(f'fewer than {number} files {pattern}')
+    time.sleep(0.01)
+
+
+class Crash(beam.DoFn):
+  """Kills its process at an element, the first time."""
+  def __init__(self, dir, at):
+    self.dir, self.at = dir, at
+
+  def process(self, x):
+    if x == self.at and first(f'{self.dir}/crashed'):
+      os.kill(os.getpid(), signal.SIGKILL)
+    yield x
+
+
+class Fail(beam.DoFn):
+  """Raises at an element, each time leaving a file."""
+  def __init__(self, dir, at):
+    self.dir, self.at = dir, at
+
+  def process(self, x):
+    if x == self.at:
+      first(f'{self.dir}/try-{time.monotonic_ns()}')
+      raise ValueError(f'the number {x} is one too many')
+    yield x
+
+
+class Meet(beam.DoFn):
+  """Waits until two processes are here."""
+  def __init__(self, dir):
+    self.dir = dir
+
+  def process(self, x):
+    first(f'{self.dir}/here-{os.getpid()}')
+    await_files(f'{self.dir}/here-*', 2, 20)
+    yield x
+
+
+class See(beam.DoFn):
+  """Tells that it has seen an element, and of each its number and size."""
+  def __init__(self, dir):
+    self.dir = dir
+
+  def process(self, x):
+    first(f'{self.dir}/seen')
+    yield b'%s of %d bytes' % (x[:x.index(b':')], len(x))
+
+
+def write(lines, path):
+  temp = f'{path}.{os.getpid()}'
+  with open(temp, 'w') as f:
+    f.write('\n'.join(sorted(lines)))
+  os.rename(temp, path)
+
+
+def gather(col, path):
+  """Writes a collection of str, sorted, to a file that appears at once."""
+  return (
+      col
+      | 'Key' >> beam.Map(lambda x: (0, x))
+      | 'All' >> beam.GroupByKey()
+      | 'Write' >> beam.Map(lambda kv, path: write(kv[1], path), path))
+
+
+def numbers(p, n):
+  return (
+      p | beam.Impulse()
+      | 'Numbers' >> beam.FlatMap(lambda _, n: range(n), n).with_output_types(int)
+      | beam.Reshuffle())
+
+
+def crash(p, dir):
+  gather(numbers(p, 100) | beam.ParDo(Crash(dir, 70)) | beam.Map(str), dir + '/out')
+
+
+def fail(p, dir):
+  gather(numbers(p, 10) | 'Strict' >> beam.ParDo(Fail(dir, 3)) | beam.Map(str), dir + '/out')
+
+
+def meet(p, dir):
+  gather(numbers(p, 200) | beam.ParDo(Meet(dir)) | beam.Map(str), dir + '/out')
+
+
+def see(p, dir):
+  """The second half of a pipeline whose first half is in another language."""
+  seen = p | beam.Impulse() | 'See' >> beam.ParDo(See(dir)).with_output_types(bytes)
+  gather(seen | beam.Map(lambda x: x.decode()), dir + '/out')
+
+
+def main(name, dir, file):
+  build = {'crash': crash, 'fail': fail, 'meet': meet, 'see': see}[name]
+  p = beam.Pipeline(options=PipelineOptions([]))
+  build(p, dir)
+  proto = p.to_runner_api(default_environment=environments.ProcessEnvironment('replaced'))
+  assert isinstance(proto, beam_runner_api_pb2.Pipeline)
+  with open(file, 'wb') as f:
+    f.write(proto.SerializeToString(deterministic=True))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
