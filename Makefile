@@ -14,7 +14,7 @@ LINT    := $(CACHE)/bin/golangci-lint-2.15.0
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo test unit check race lint itest-quick itest-go itest-python itest-java bench bench-spill full clean
+.PHONY: build demo test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour bench bench-spill full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -46,6 +46,9 @@ itest-go: build ## the Go SDK's own tests
 itest-python: build $(VENV)/.ready ## the Python SDK's own tests
 	$(ITEST) -itests=python -run '^TestPython'
 
+itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen from outside
+	$(ITEST) -itests=behaviour
+
 itest-java: build $(CACHE)/java/.ready ## a Java word count
 	$(ITEST) -itests=java -run '^TestJava'
 
@@ -55,7 +58,7 @@ bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Fli
 bench-spill: build ## grouping far more data than memory; fails if the memory grows beyond its budget
 	$(GO) run ./bench -cache=$(CACHE) -spill
 
-full: check itest-go itest-python itest-java bench-spill ## everything that must hold before a release
+full: check itest-go itest-python itest-java itest-behaviour bench-spill ## everything that must hold before a release
 
 clean: ## what was built, and the cache
 	rm -rf bin $(CACHE)

@@ -7,6 +7,6 @@
 // name and with its reason in a list beside the tests, and a listed test that
 // passes is an error, so that the lists only shrink.
 //
-// The tests run when the flag -itests says which: go, python, java, or a comma
-// separated choice. `make itest-go` and its sisters prepare what they need.
+// The tests run when the flag -itests says which: go, python, java, behaviour, or
+// several with commas. `make itest-go` and its sisters prepare what they need.
 package itests
