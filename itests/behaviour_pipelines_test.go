@@ -32,6 +32,8 @@ func init() {
 	register.DoFn2x1[int, func(int), error](&failFn{})
 	register.DoFn3x0[context.Context, int, func(int)](&measureFn{})
 	register.DoFn2x0[int, func(int)](&waitFn{})
+	register.DoFn2x0[int, func(int)](&slowFn{})
+	register.DoFn2x0[[]byte, func(int)](&luggageFn{})
 	register.DoFn2x1[[]byte, func([]byte), error](&paceFn{})
 	register.DoFn2x1[int, func(*string) bool, error](&gatherFn{})
 	register.DoFn2x0[int, func(string, int)](&keyFn{})
@@ -179,6 +181,23 @@ func (f *waitFn) ProcessElement(x int, emit func(int)) {
 		await(f.Until, time.Minute)
 	}
 	emit(x)
+}
+
+// slowFn takes its time.
+type slowFn struct{ Millis int }
+
+func (f *slowFn) ProcessElement(x int, emit func(int)) {
+	time.Sleep(time.Duration(f.Millis) * time.Millisecond)
+	emit(x)
+}
+
+// luggageFn carries bytes in the pipeline, and emits how many are as they were.
+type luggageFn struct{ Luggage []byte }
+
+func (f *luggageFn) ProcessElement(_ []byte, emit func(int)) {
+	if bytes.Equal(f.Luggage, blob(0, len(f.Luggage))) {
+		emit(len(f.Luggage))
+	}
 }
 
 // await waits for a file, in a worker.

@@ -9,9 +9,13 @@ import sys
 import time
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms import environments
+
+
+SEEN = Metrics.counter('itests', 'numbers')
 
 
 def first(path):
@@ -37,6 +41,7 @@ class Crash(beam.DoFn):
     self.dir, self.at = dir, at
 
   def process(self, x):
+    SEEN.inc()
     if x == self.at and first(f'{self.dir}/crashed'):
       os.kill(os.getpid(), signal.SIGKILL)
     yield x
@@ -62,6 +67,18 @@ class Meet(beam.DoFn):
   def process(self, x):
     first(f'{self.dir}/here-{os.getpid()}')
     await_files(f'{self.dir}/here-*', 2, 20)
+    yield x
+
+
+class Wait(beam.DoFn):
+  """Waits at an element until a file is there."""
+  def __init__(self, dir, at):
+    self.dir, self.at = dir, at
+
+  def process(self, x):
+    if x == self.at:
+      first(f'{self.dir}/reached')
+      await_files(f'{self.dir}/go', 1, 60)
     yield x
 
 
@@ -110,6 +127,16 @@ def meet(p, dir):
   gather(numbers(p, 200) | beam.ParDo(Meet(dir)) | beam.Map(str), dir + '/out')
 
 
+def wait(p, dir):
+  gather(numbers(p, 100) | beam.ParDo(Wait(dir, 50)) | beam.Map(str), dir + '/out')
+
+
+def luggage(p, dir):
+  """A pipeline that is large because of what a function carries."""
+  heavy = 'x' * (10 << 20)
+  gather(p | beam.Impulse() | beam.Map(lambda _: str(len(heavy))), dir + '/out')
+
+
 def see(p, dir):
   """The second half of a pipeline whose first half is in another language."""
   seen = p | beam.Impulse() | 'See' >> beam.ParDo(See(dir)).with_output_types(bytes)
@@ -117,7 +144,7 @@ def see(p, dir):
 
 
 def main(name, dir, file):
-  build = {'crash': crash, 'fail': fail, 'meet': meet, 'see': see}[name]
+  build = {'crash': crash, 'fail': fail, 'luggage': luggage, 'meet': meet, 'see': see, 'wait': wait}[name]
   p = beam.Pipeline(options=PipelineOptions([]))
   build(p, dir)
   proto = p.to_runner_api(default_environment=environments.ProcessEnvironment('replaced'))
