@@ -16,6 +16,18 @@ type counts struct {
 	mu        sync.Mutex
 	committed *metrics.Set // of the bundles that have committed
 	underWay  *metrics.Set // of the bundle that runs, as it last told; may be nil
+	reads     string       // collections whose elements are counted in underWay
+	writes    []string
+}
+
+// follow says which collections the task reads and writes.
+func (c *counts) follow(p *bundle.Program) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reads = p.Stage.Collection
+	for _, id := range p.Node.Outputs {
+		c.writes = append(c.writes, p.Dataset(id).Collection)
+	}
 }
 
 // add counts a committed bundle.
@@ -42,7 +54,8 @@ func (c *counts) attempted(set *metrics.Set) {
 }
 
 // progress tells the task's counts with the metrics that were committed and
-// those of the bundle under way.
+// those of the bundle under way. Of that, elements are known as far as the
+// worker has told; bytes count when it has ended.
 func (c *counts) progress(id ID) *Progress {
 	p := &Progress{
 		ID:      id,
@@ -55,6 +68,12 @@ func (c *counts) progress(id ID) *Progress {
 	all.Merge(c.committed)
 	if c.underWay != nil {
 		all.Merge(c.underWay)
+		n, _ := c.underWay.ElementCount(c.reads)
+		p.InElements += n
+		for _, w := range c.writes {
+			n, _ := c.underWay.ElementCount(w)
+			p.OutElements += n
+		}
 	}
 	p.Metrics = all.Marshal(metricsLimit)
 	return p

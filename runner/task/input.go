@@ -11,7 +11,6 @@ import (
 	"trestle/element"
 	"trestle/internal/membudget"
 	"trestle/runner/bundle"
-	"trestle/shuffle"
 )
 
 // An input gives a task what its bundles are fed, until io.EOF. What next gave
@@ -137,9 +136,8 @@ func (b *batches) build(ctx context.Context) {
 		x := b.collect(ctx)
 		err := x.err
 		x.err = nil
-		if x.in.Elements > 0 && !b.give(ctx, x) {
-			b.discard(x)
-			return
+		if x.in.Elements == 0 || !b.give(ctx, x) {
+			b.discard(x) // the end, or nobody wants it
 		}
 		if err != nil {
 			b.give(ctx, batch{err: err})
@@ -223,7 +221,9 @@ func (b *batches) next(ctx context.Context) (*bundle.Input, error) {
 
 // release ends the use of what next gave last.
 func (b *batches) release() {
-	b.discard(b.current)
+	if b.current.in != nil {
+		b.discard(b.current)
+	}
 	b.current = batch{}
 }
 
@@ -238,6 +238,7 @@ func (b *batches) discard(x batch) {
 func (b *batches) close() {
 	b.cancel()
 	b.done.Wait()
+	b.release()
 	for c := range b.chunks {
 		b.drop(c)
 	}
@@ -246,8 +247,8 @@ func (b *batches) close() {
 
 // readSource passes on blocks of a shuffle reader.
 type readSource struct {
-	readers []*shuffle.Reader // one after another
-	block   []byte            // what is left of the last block
+	readers []blockReader // one after another
+	block   []byte        // what is left of the last block
 	count   int
 	w       *coders.Windowed
 }

@@ -198,17 +198,27 @@ func (r *run) limits() limits {
 	return l
 }
 
-// openRead opens all inputs, one after another.
+// openRead opens all inputs, those that are pipelined to be read at once.
 func (r *run) openRead(ctx context.Context) (*readSource, error) {
 	s := &readSource{}
+	together := &fanIn{}
 	for _, in := range r.spec.Inputs {
 		rd, err := r.openInput(ctx, in)
 		if err != nil {
 			s.close()
+			together.Close()
 			return nil, err
 		}
-		s.readers = append(s.readers, rd)
-		s.w = r.prog.Feed[r.prog.Dataset(in.Dataset).Collection]
+		ds := r.prog.Dataset(in.Dataset)
+		if ds.Exchange == jobgraph.Pipelined {
+			together.readers = append(together.readers, rd)
+		} else {
+			s.readers = append(s.readers, rd)
+		}
+		s.w = r.prog.Feed[ds.Collection]
+	}
+	if len(together.readers) > 0 {
+		s.readers = append([]blockReader{together}, s.readers...)
 	}
 	return s, nil
 }
@@ -233,6 +243,9 @@ func (r *run) finish(ctx context.Context) (*Finished, error) {
 	for _, o := range r.spec.Outputs {
 		sz, err := r.dests[o.Dataset].Writer.Close(ctx)
 		if err != nil {
+			for id := range r.dests { // those that are closed already don't mind to be aborted
+				r.m.cfg.Shuffle.Release(r.partition(id))
+			}
 			return nil, err
 		}
 		f.Outputs = append(f.Outputs, OutputSize{Dataset: o.Dataset, Bytes: sz.Bytes, Count: sz.Count, BySub: sz.BySub, Durable: sz.Durable})

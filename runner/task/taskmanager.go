@@ -101,7 +101,7 @@ type programKey struct {
 
 // compiled is a program made once, by whoever needs it first.
 type compiled struct {
-	once sync.Once
+	done chan struct{} // closed when the rest is there
 	prog *bundle.Program
 	err  error
 }
@@ -215,6 +215,7 @@ func (m *TaskManager) runTask(ctx context.Context, spec Spec, t *running) {
 	var done *Finished
 	var err error
 	if r.prog, err = m.program(ctx, spec); err == nil {
+		t.live.follow(r.prog)
 		done, err = r.do(ctx)
 	}
 	m.mu.Lock()
@@ -227,25 +228,50 @@ func (m *TaskManager) runTask(ctx context.Context, spec Spec, t *running) {
 	m.reports <- Report{Finished: done}
 }
 
-// program compiles a stage once for all its tasks.
+// program compiles a stage once for all its tasks. What fails is tried again by
+// the next task that needs it: a plan that one could not read another may, and
+// the end of a task isn't the fault of the others.
 func (m *TaskManager) program(ctx context.Context, spec Spec) (*bundle.Program, error) {
 	k := programKey{spec.Job, spec.Plan, spec.Stage}
-	m.mu.Lock()
-	c := m.programs[k]
-	if c == nil {
-		c = &compiled{}
-		m.programs[k] = c
-	}
-	m.mu.Unlock()
-	c.once.Do(func() {
-		plan, err := m.cfg.Plans.Plan(ctx, spec.Job, spec.Plan)
-		if err != nil {
-			c.err = fmt.Errorf("read plan of job %s: %w", spec.Job, err)
-			return
+	for {
+		m.mu.Lock()
+		c := m.programs[k]
+		mine := c == nil
+		if mine {
+			c = &compiled{done: make(chan struct{})}
+			m.programs[k] = c
 		}
-		c.prog, c.err = bundle.Compile(plan, spec.Stage)
-	})
-	return c.prog, c.err
+		m.mu.Unlock()
+		if mine {
+			m.compile(ctx, k, c)
+		}
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if c.err == nil || mine {
+			return c.prog, c.err
+		}
+	}
+}
+
+// compile fills c, or forgets it.
+func (m *TaskManager) compile(ctx context.Context, k programKey, c *compiled) {
+	defer close(c.done)
+	plan, err := m.cfg.Plans.Plan(ctx, k.job, k.plan)
+	if err != nil {
+		c.err = fmt.Errorf("read plan of job %s: %w", k.job, err)
+	} else {
+		c.prog, c.err = bundle.Compile(plan, k.stage)
+	}
+	if c.err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.programs[k] == c {
+			delete(m.programs, k)
+		}
+	}
 }
 
 // Cancel stops tasks.

@@ -1,10 +1,10 @@
 package task
 
 import (
-	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
+	"encoding/binary"
 	"slices"
 
 	"trestle/element"
@@ -84,7 +84,7 @@ func (p *pending) apply(family int, t *bundle.Timer) {
 		k = &keyTimers{key: string(t.Key), byID: map[string]*timer{}, heap: timerHeap{families: p.families}}
 		p.keys[k.key] = k
 	}
-	id := string(bytes.Join([][]byte{{byte(family >> 8), byte(family)}, t.Tag, t.Windows}, []byte{0}))
+	id := string(binary.AppendUvarint(binary.AppendUvarint(nil, uint64(family)), uint64(len(t.Tag)))) + string(t.Tag) + string(t.Windows)
 	if old := k.byID[id]; old != nil && old.index >= 0 {
 		heap.Remove(&k.heap, old.index)
 		delete(k.byID, id)
