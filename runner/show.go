@@ -68,7 +68,7 @@ func summary(j *catalog.Job, l *live) Summary {
 	s.Tasks.Running = len(l.running)
 	s.Tasks.Waiting -= s.Tasks.Running
 	if j.State.Terminal() {
-		s.Tasks.Waiting = 0
+		s.Tasks.Waiting, s.Tasks.Stopped = 0, s.Tasks.Waiting
 	}
 	return s
 }

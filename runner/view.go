@@ -29,7 +29,11 @@ type Counts struct {
 	Waiting  int `json:"waiting"`
 	Running  int `json:"running"`
 	Finished int `json:"finished"`
+	Stopped  int `json:"stopped,omitempty"` // not finished when the job ended
 }
+
+// Total is the number of tasks that there are.
+func (c Counts) Total() int { return c.Waiting + c.Running + c.Finished + c.Stopped }
 
 // A Job is all there is to be shown of a job, as it was at one moment.
 type Job struct {

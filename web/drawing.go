@@ -3,7 +3,6 @@ package web
 import (
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"trestle/runner"
 	"trestle/runner/jobgraph"
@@ -14,10 +13,10 @@ import (
 const stagesDrawn = 400
 
 const (
-	boxHeight  = 58
-	charWidth  = 7.2
-	leastWidth = 150
-	nameLength = 40
+	boxWidth  = 210
+	boxInside = boxWidth - 26 // that text may fill
+	nameLines = 2
+	rowHeight = 16
 )
 
 // A planDrawing is a job's plan as boxes and lines.
@@ -26,22 +25,50 @@ type planDrawing struct {
 	Width, Height int
 	Boxes         []box
 	Lines         []line
+	Shared        bool // some region has several stages
+	Pipelined     bool // there are pipelined edges, side inputs
+	Side          bool
 }
 
+// A box is one stage.
 type box struct {
-	X, Y, W, H        int
-	Title, Name, Note string
-	State             runner.Progress
-	Tint              int // boxes of one region have one
-	Full              string
+	ID         string
+	X, Y, W, H int
+	Kind       string   // of its root, and how many tasks
+	Name       []string // in lines
+	Note       string   // its counts
+	Done       int      // width of the bar that shows how much of it is done
+	State      runner.Progress
+	Region     string
+	Tint       int // regions of several stages have colours, from 1 on; 0 for others
+	Full       string
 }
 
-// TextX is where a box's text begins.
-func (b box) TextX() int { return b.X + 14 }
+// Where things stand in a box: its texts from left to right, their base lines
+// from top to bottom.
+func (b box) TextX() int    { return b.X + 15 }
+func (b box) RightX() int   { return b.X + b.W - 11 }
+func (b box) HeadY() int    { return b.Y + 19 }
+func (b box) NoteY() int    { return b.Y + b.H - 14 }
+func (b box) BarY() int     { return b.Y + b.H - 8 }
+func (b box) BarWidth() int { return b.W - 26 }
 
-// Row is the base line of a box's nth line of text.
-func (b box) Row(n int) int { return b.Y + 3 + 16*n }
+// A nameLine is one line of a box's name.
+type nameLine struct {
+	Y    int
+	Text string
+}
 
+// Rows are the lines of the name.
+func (b box) Rows() []nameLine {
+	var out []nameLine
+	for i, text := range b.Name {
+		out = append(out, nameLine{b.Y + 38 + rowHeight*i, text})
+	}
+	return out
+}
+
+// A line is what one stage reads of another: one dataset, or several.
 type line struct {
 	Path  string
 	Class string // of the exchange and, for side inputs, "side"
@@ -56,35 +83,20 @@ func drawPlan(job *runner.Job) *planDrawing {
 	if len(job.Graph.Stages) > stagesDrawn {
 		return &planDrawing{TooLarge: len(job.Graph.Stages)}
 	}
-	at := map[jobgraph.StageID]int{}
 	d := &planDrawing{}
+	at := map[jobgraph.StageID]int{}
+	tints := d.tints(job.Graph)
 	var nodes []layout.Node
 	for i, st := range job.Graph.Stages {
 		at[st.ID] = i
 		b := stageBox(job, st)
+		if r := regionOf(job.Graph, st.ID); r != nil {
+			b.Region, b.Tint = string(r.ID), tints[r.ID]
+		}
 		d.Boxes = append(d.Boxes, b)
 		nodes = append(nodes, layout.Node{Width: float64(b.W), Height: float64(b.H)})
 	}
-	var edges []layout.Edge
-	for _, ds := range job.Graph.Datasets {
-		from, ok := at[ds.Producer]
-		if !ok {
-			continue
-		}
-		for _, c := range ds.Consumers {
-			to, ok := at[c]
-			if !ok {
-				continue
-			}
-			edges = append(edges, layout.Edge{From: from, To: to})
-			class := string(ds.Exchange)
-			if ds.Partitioning == jobgraph.Whole {
-				class += " side"
-			}
-			d.Lines = append(d.Lines, line{Class: class,
-				Title: fmt.Sprintf("%s: %s, %s, by %s", ds.ID, ds.Collection, ds.Exchange, ds.Partitioning)})
-		}
-	}
+	edges := d.edges(job.Graph, at)
 	placed := layout.Place(nodes, edges)
 	d.Width, d.Height = int(placed.Width), int(placed.Height)
 	for i, p := range placed.Nodes {
@@ -92,57 +104,104 @@ func drawPlan(job *runner.Job) *planDrawing {
 		d.Boxes[i].Y = int(p.Y) - d.Boxes[i].H/2
 	}
 	for i, points := range placed.Edges {
-		d.Lines[i].Path = curve(points)
+		d.Lines[i].Path = path(points)
 	}
 	return d
 }
 
-func stageBox(job *runner.Job, st *jobgraph.Stage) box {
-	b := box{Title: string(st.ID) + " · " + string(st.Root), Name: shorten(st.Name), Full: st.Name, H: boxHeight, State: runner.Waiting}
-	for i, r := range job.Graph.Regions {
+// tints gives colours to the regions of several stages.
+func (d *planDrawing) tints(g *jobgraph.Graph) map[jobgraph.RegionID]int {
+	tints := map[jobgraph.RegionID]int{}
+	for _, r := range g.Regions {
+		if len(r.Stages) > 1 {
+			tints[r.ID] = 1 + len(tints)%6
+			d.Shared = true
+		}
+	}
+	return tints
+}
+
+func regionOf(g *jobgraph.Graph, id jobgraph.StageID) *jobgraph.Region {
+	for _, r := range g.Regions {
 		for _, s := range r.Stages {
-			if s == st.ID {
-				b.Title = string(st.ID) + " · " + string(st.Root) + " · " + string(r.ID)
-				b.Tint = i % 6
+			if s == id {
+				return r
 			}
 		}
 	}
+	return nil
+}
+
+// edges makes one line for all datasets of one kind between two stages.
+func (d *planDrawing) edges(g *jobgraph.Graph, at map[jobgraph.StageID]int) []layout.Edge {
+	type key struct {
+		from, to int
+		class    string
+	}
+	known := map[key]int{}
+	var edges []layout.Edge
+	for _, ds := range g.Datasets {
+		from, ok := at[ds.Producer]
+		if !ok {
+			continue
+		}
+		class := string(ds.Exchange)
+		d.Pipelined = d.Pipelined || ds.Exchange == jobgraph.Pipelined
+		if ds.Partitioning == jobgraph.Whole {
+			class, d.Side = class+" side", true
+		}
+		title := fmt.Sprintf("%s: %s, %s, by %s", ds.ID, ds.Collection, ds.Exchange, ds.Partitioning)
+		for _, c := range ds.Consumers {
+			to, ok := at[c]
+			if !ok {
+				continue
+			}
+			k := key{from, to, class}
+			if i, ok := known[k]; ok {
+				d.Lines[i].Title += "\n" + title
+				continue
+			}
+			known[k] = len(d.Lines)
+			d.Lines = append(d.Lines, line{Class: class, Title: title})
+			edges = append(edges, layout.Edge{From: from, To: to})
+		}
+	}
+	return edges
+}
+
+func stageBox(job *runner.Job, st *jobgraph.Stage) box {
+	b := box{
+		ID: string(st.ID), W: boxWidth, Kind: string(st.Root), State: runner.Waiting, Full: st.Name,
+		Name: wrap(StageLabel(st.Name), boxInside, nameLines),
+	}
+	b.H = 54 + rowHeight*len(b.Name)
+	b.Note = string(b.State)
 	for i := range job.Stages {
-		if s := &job.Stages[i]; s.ID == st.ID {
-			b.State = s.State
-			if s.Parallelism > 0 {
-				b.Note = fmt.Sprintf("%d × · %s in · %s out", s.Parallelism, Count(s.InElements), Count(s.OutElements))
-			}
+		s := &job.Stages[i]
+		if s.ID != st.ID {
+			continue
+		}
+		b.State, b.Note = s.State, string(s.State)
+		if s.Parallelism > 0 {
+			b.Note = fmt.Sprintf("%s in · %s out", Count(s.InElements), Count(s.OutElements))
+			b.Kind = fmt.Sprintf("%s × %d", st.Root, s.Parallelism)
+			b.Done = b.BarWidth() * finished(*s) / s.Parallelism
 		}
 	}
-	if b.Note == "" {
-		b.Note = string(b.State)
-	}
-	longest := max(utf8.RuneCountInString(b.Title), utf8.RuneCountInString(b.Name), utf8.RuneCountInString(b.Note))
-	b.W = max(leastWidth, int(float64(longest)*charWidth)+28)
 	return b
 }
 
-// shorten leaves of each transform's name what stands behind the last slash,
-// and of all of them together as many characters as fit into a box.
-func shorten(name string) string {
-	parts := strings.Split(strings.Join(strings.Fields(name), " "), ", ")
-	for i, p := range parts {
-		outside := p
-		if at := strings.IndexAny(p, "(<"); at >= 0 {
-			outside = p[:at] // a slash in brackets belongs to an argument
+func finished(s runner.Stage) (n int) {
+	for _, t := range s.Tasks {
+		if t.State == runner.Finished {
+			n++
 		}
-		parts[i] = p[strings.LastIndexByte(outside, '/')+1:]
 	}
-	r := []rune(strings.Join(parts, ", "))
-	if len(r) <= nameLength {
-		return string(r)
-	}
-	return string(r[:nameLength-1]) + "…"
+	return n
 }
 
-// curve is a path through the points that leaves and arrives upright.
-func curve(points []layout.Point) string {
+// path draws an edge: aside in soft curves, upright in straight lines.
+func path(points []layout.Point) string {
 	if len(points) < 2 {
 		return ""
 	}
@@ -150,6 +209,10 @@ func curve(points []layout.Point) string {
 	fmt.Fprintf(&b, "M%.0f %.0f", points[0].X, points[0].Y)
 	for i := 1; i < len(points); i++ {
 		from, to := points[i-1], points[i]
+		if from.X == to.X {
+			fmt.Fprintf(&b, " L%.0f %.0f", to.X, to.Y)
+			continue
+		}
 		middle := (from.Y + to.Y) / 2
 		fmt.Fprintf(&b, " C%.0f %.0f %.0f %.0f %.0f %.0f", from.X, middle, to.X, middle, to.X, to.Y)
 	}

@@ -17,6 +17,7 @@ type Metric struct {
 	Kind      string `json:"kind"`
 	Attempted string `json:"attempted"`
 	Committed string `json:"committed,omitempty"`
+	User      bool   `json:"user,omitempty"` // the pipeline's own
 }
 
 // A MetricList answers /api/v1/jobs/ID/metrics.
@@ -42,7 +43,7 @@ func (s *Server) metrics(r *http.Request) (MetricList, error) {
 }
 
 // mergeMetrics puts the attempted and committed values of one metric in one
-// line. Lines are sorted by transform, user's metrics first.
+// line. Lines are sorted by transform, the user's metrics first.
 func mergeMetrics(attempted, committed []*pipepb.MonitoringInfo) []Metric {
 	type key struct{ transform, name, kind string }
 	found := map[key]*Metric{}
@@ -63,6 +64,12 @@ func mergeMetrics(attempted, committed []*pipepb.MonitoringInfo) []Metric {
 		out = append(out, *m)
 	}
 	slices.SortFunc(out, func(a, b Metric) int {
+		if a.User != b.User {
+			if a.User {
+				return -1
+			}
+			return 1
+		}
 		if c := strings.Compare(a.Transform, b.Transform); c != 0 {
 			return c
 		}
@@ -81,7 +88,7 @@ func describeMetric(info *pipepb.MonitoringInfo) Metric {
 		m.Transform = l["PCOLLECTION"]
 	}
 	if l["NAME"] != "" {
-		m.Name = l["NAMESPACE"] + ":" + l["NAME"]
+		m.Name, m.User = l["NAMESPACE"]+":"+l["NAME"], true
 	} else {
 		m.Name = shortURN(info.GetUrn(), "beam:metric:")
 	}

@@ -2,10 +2,12 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
+	"strings"
 	"time"
 
 	"trestle/runner"
@@ -28,9 +30,10 @@ type pageHead struct {
 func (s *Server) pageJobs(w http.ResponseWriter, r *http.Request) {
 	s.render(w, "jobs.html", struct {
 		pageHead
-		Jobs []runner.Summary
-		Now  time.Time
-	}{pageHead{"Jobs", s.opts.Version, 5}, s.newestFirst(), time.Now()})
+		Jobs        []runner.Summary
+		JobEndpoint string
+		Now         time.Time
+	}{pageHead{"Jobs", s.opts.Version, 5}, s.newestFirst(), cmp.Or(s.opts.JobEndpoint, "HOST:PORT"), time.Now()})
 }
 
 // A jobPage is all that the page of one job shows.
@@ -41,8 +44,9 @@ type jobPage struct {
 	Drawing  *planDrawing
 	Messages []joblog.Entry
 	Omitted  uint64 // earlier messages
-	Metrics  []Metric
 	MaxTasks int
+
+	UserMetrics, BeamMetrics []Metric
 }
 
 func (s *Server) pageJob(w http.ResponseWriter, r *http.Request) {
@@ -69,7 +73,13 @@ func (s *Server) pageJob(w http.ResponseWriter, r *http.Request) {
 		s.opts.Log.Error("messages can't be shown", "job", id, "err", err)
 	}
 	if list, err := s.metrics(r); err == nil {
-		page.Metrics = list.Metrics
+		for _, m := range list.Metrics {
+			if m.User {
+				page.UserMetrics = append(page.UserMetrics, m)
+			} else {
+				page.BeamMetrics = append(page.BeamMetrics, m)
+			}
+		}
 	}
 	s.render(w, "job.html", page)
 }
@@ -103,6 +113,15 @@ func (s *Server) render(w http.ResponseWriter, page string, data any) {
 	_, _ = w.Write(b.Bytes())
 }
 
+// A longText is a text of which people see the first line first.
+type longText struct{ ID, First, Rest string }
+
+// foldText splits a text behind its first line.
+func foldText(s string) (first, rest string) {
+	first, rest, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return first, strings.TrimSpace(rest)
+}
+
 var pageFuncs = template.FuncMap{
 	"bytes": func(n int64) string { return Bytes(n) },
 	"count": func(n int64) string { return Count(n) },
@@ -127,17 +146,16 @@ var pageFuncs = template.FuncMap{
 		}
 		return t.Local().Format("2006-01-02 15:04:05")
 	},
-	"first": func(n int, tasks []runner.Task) []runner.Task { return tasks[:min(n, len(tasks))] },
-	"done": func(s runner.Stage) int {
-		n := 0
-		for _, t := range s.Tasks {
-			if t.State == runner.Finished {
-				n++
-			}
-		}
-		return n
+	"first":        func(n int, tasks []runner.Task) []runner.Task { return tasks[:min(n, len(tasks))] },
+	"done":         finished,
+	"label":        StageLabel,
+	"total":        runner.Counts.Total,
+	"stageList":    func(ids []jobgraph.StageID) string { return strings.Trim(fmt.Sprint(ids), "[]") },
+	"firstLine":    func(s string) string { first, _ := foldText(s); return first },
+	"furtherLines": func(s string) string { _, rest := foldText(s); return rest },
+	"long": func(kind string, number any, text string) longText {
+		first, rest := foldText(text)
+		return longText{fmt.Sprint(kind, "-", number), first, rest}
 	},
-	"total":     func(c runner.Counts) int { return c.Waiting + c.Running + c.Finished },
-	"stageList": func(ids []jobgraph.StageID) string { return fmt.Sprint(ids) },
-	"json":      prettyJSON,
+	"json": prettyJSON,
 }

@@ -53,6 +53,8 @@ type Options struct {
 	Version string
 	// Metrics answers /metrics; without it there are none.
 	Metrics http.Handler
+	// JobEndpoint is what the page tells who has no job yet.
+	JobEndpoint string
 	// AnyHost answers requests whatever host they name: for a server that is
 	// open to the network.
 	AnyHost bool

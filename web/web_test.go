@@ -98,8 +98,8 @@ func TestPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, wants := range map[string][]string{
-		"/":         {"j-1", "FAILED", "1 / 2"},
-		"/jobs/j-1": {"<svg", "1,234,567", "s1 · impulse · r1", ">7<", ">5<", "ns:n", "Group, Format", "d1: "},
+		"/":         {"j-1", "FAILED", "1 of 2"},
+		"/jobs/j-1": {"<svg", "1,234,567", `<tspan class="id">s1</tspan> impulse`, ">r1<", ">7<", ">5<", "ns:n", "Group, Format", "d1: "},
 	} {
 		w := ask(t, s, path)
 		body := w.Body.String()

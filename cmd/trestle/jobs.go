@@ -33,7 +33,7 @@ func jobsCommand() *cobra.Command {
 			t := newTable("JOB", "NAME", "STATE", "SUBMITTED", "TOOK", "TASKS", "RESTARTS")
 			for _, j := range list.Jobs {
 				t.row(j.ID, j.Name, string(j.State), j.Accepted.Local().Format(time.DateTime), took(j.Accepted, j.Ended),
-					fmt.Sprintf("%d/%d", j.Tasks.Finished, total(j.Tasks)), strconv.Itoa(j.Restarts))
+					fmt.Sprintf("%d/%d", j.Tasks.Finished, j.Tasks.Total()), strconv.Itoa(j.Restarts))
 			}
 			t.print(c.OutOrStdout())
 			return nil
@@ -43,8 +43,6 @@ func jobsCommand() *cobra.Command {
 	jsonFlag(c, &asJSON)
 	return c
 }
-
-func total(c runner.Counts) int { return c.Waiting + c.Running + c.Finished }
 
 func took(from, to time.Time) string {
 	if from.IsZero() {

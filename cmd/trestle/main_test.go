@@ -191,7 +191,7 @@ func TestPlain(t *testing.T) {
 	if got := plain("a\x1b[2Jb\nc\x00\x9b"); strings.ContainsAny(got, "\x1b\n\x00\x9b") {
 		t.Errorf("%q", got)
 	}
-	if got := ends("first\nmiddle\nlast\n"); got != "first … last" {
+	if got := firstLine("first\nmiddle\nlast\n"); got != "first" {
 		t.Errorf("%q", got)
 	}
 }

@@ -71,18 +71,22 @@ func printJob(w io.Writer, job *runner.Job, tasks bool) {
 	fmt.Fprintf(w, "  id         %s\n", job.ID)
 	fmt.Fprintf(w, "  submitted  %s\n", job.Accepted.Local().Format(time.DateTime))
 	fmt.Fprintf(w, "  took       %s\n", took(job.Accepted, job.Ended))
-	fmt.Fprintf(w, "  tasks      %d of %d finished, %d running\n", job.Tasks.Finished, total(job.Tasks), job.Tasks.Running)
+	fmt.Fprintf(w, "  tasks      %d of %d finished, %d running\n", job.Tasks.Finished, job.Tasks.Total(), job.Tasks.Running)
 	if job.Restarts > 0 {
 		fmt.Fprintf(w, "  restarts   %d\n", job.Restarts)
 	}
 	if job.Error != "" {
-		fmt.Fprintf(w, "  error      %s\n", strings.ReplaceAll(plainLines(job.Error), "\n", "\n             "))
+		first, rest, _ := strings.Cut(strings.TrimSpace(job.Error), "\n")
+		fmt.Fprintf(w, "  error      %s\n", plain(first))
+		if rest != "" {
+			fmt.Fprintf(w, "             (all of it: trestle logs %s --level failure)\n", job.ID)
+		}
 	}
 	fmt.Fprintln(w)
 	t := newTable("STAGE", "REGION", "ROOT", "STATE", "TASKS", "IN", "BYTES", "OUT", "BYTES", "TOOK", "NAME")
 	for _, s := range job.Stages {
 		t.row(string(s.ID), string(s.Region), string(s.Root), string(s.State), fmt.Sprintf("%d/%d", finished(s.Tasks), s.Parallelism),
-			web.Count(s.InElements), web.Bytes(s.InBytes), web.Count(s.OutElements), web.Bytes(s.OutBytes), took(s.Started, s.Ended), shorten(s.Name, 70))
+			web.Count(s.InElements), web.Bytes(s.InBytes), web.Count(s.OutElements), web.Bytes(s.OutBytes), took(s.Started, s.Ended), shorten(web.StageLabel(s.Name), 70))
 	}
 	t.print(w)
 	if tasks {
@@ -96,7 +100,7 @@ func printJob(w io.Writer, job *runner.Job, tasks bool) {
 			if f.Stage != "" {
 				where = fmt.Sprintf("%s[%d] attempt %d: ", f.Stage, f.Index, f.Attempt)
 			}
-			fmt.Fprintf(w, "%s  %s%s: %s\n", f.At.Local().Format(time.TimeOnly), where, f.Kind, ends(f.Message))
+			fmt.Fprintf(w, "%s  %s%s: %s\n", f.At.Local().Format(time.TimeOnly), where, f.Kind, firstLine(f.Message))
 		}
 	}
 }
@@ -134,14 +138,10 @@ func shorten(s string, most int) string {
 	return string(r[:most-1]) + "…"
 }
 
-// ends are the first and the last line of a text: of a stack trace, what
-// matters. All of it is in the job's log.
-func ends(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	if len(lines) == 1 {
-		return plain(lines[0])
-	}
-	return shorten(plain(lines[0]), 200) + " … " + shorten(plain(lines[len(lines)-1]), 200)
+// firstLine is what a failure begins with. All of it is in the job's log.
+func firstLine(s string) string {
+	first, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return shorten(plain(first), 400)
 }
 
 func printMessage(w io.Writer, m joblog.Entry) {

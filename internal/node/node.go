@@ -149,8 +149,11 @@ func (n *Node) join() error {
 	n.jobs = &jobs{cfg: n.cfg, dispatcher: n.dispatcher, blobs: n.blobs, side: n.side, log: n.log, accepted: n.caretaker.accepted}
 	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log})
 	n.web = web.New(webJobs{n.jobs}, n.messages, web.Options{
-		Version:  n.version,
-		Metrics:  n.metricsHandler(),
+		Version: n.version,
+		Metrics: n.metricsHandler(),
+
+		JobEndpoint: n.jobListener.Addr().String(),
+
 		AnyHost:  n.cfg.InsecureListen,
 		Profiles: n.cfg.Profiles,
 		Closing:  n.closing,

@@ -28,16 +28,20 @@ type Point struct {
 // A Drawing says where everything is.
 type Drawing struct {
 	Width, Height float64
-	Nodes         []Point   // the middle of each node
-	Edges         [][]Point // from the lower side of one node to the upper side of the other
+	Nodes         []Point // the middle of each node
+	// Edges run from the lower side of one node to the upper side of the other:
+	// from the first point to the second, aside if need be; from the second to
+	// the third upright; from the third to the fourth aside again; and so on.
+	Edges [][]Point
 }
 
 // Spaces between things.
 const (
-	gapX    = 28
-	gapY    = 46
+	gapX    = 26
+	gapY    = 52
 	margin  = 16
-	dummyW  = 10 // room that an edge takes in a layer that it passes
+	dummyW  = 4 // room that an edge takes in a layer that it passes
+	portGap = 22
 	sweeps  = 6
 	aligned = 12
 )
@@ -116,7 +120,28 @@ func layersOf(n int, edges []Edge) (layer []int, ok []bool) {
 	for i, e := range edges {
 		ok[i] = ok[i] && layer[e.From] < layer[e.To]
 	}
+	lower(layer, edges, ok)
 	return layer, ok
+}
+
+// lower moves nodes that nothing comes to down to those that need them, which
+// makes long edges short.
+func lower(layer []int, edges []Edge, ok []bool) {
+	fed, next := make([]bool, len(layer)), make([]int, len(layer))
+	for i, e := range edges {
+		if !ok[i] {
+			continue
+		}
+		fed[e.To] = true
+		if next[e.From] == 0 || layer[e.To] < next[e.From] {
+			next[e.From] = layer[e.To]
+		}
+	}
+	for v := range layer {
+		if !fed[v] && next[v] > 0 {
+			layer[v] = next[v] - 1
+		}
+	}
 }
 
 // route makes a cell in each layer between an edge's ends.
@@ -245,18 +270,61 @@ func (p *placer) drawing(nodes int) Drawing {
 	for i := range nodes {
 		d.Nodes = append(d.Nodes, Point{p.cells[i].x, p.cells[i].y})
 	}
-	for _, r := range p.routes {
-		var points []Point
-		for i, c := range r {
-			at := Point{p.cells[c].x, p.cells[c].y}
-			if i == 0 {
-				at.Y += p.cells[c].height / 2
-			} else if i == len(r)-1 {
-				at.Y -= p.cells[c].height / 2
-			}
-			points = append(points, at)
-		}
-		d.Edges = append(d.Edges, points)
+	leaves, arrives := p.ports(true), p.ports(false)
+	for i, r := range p.routes {
+		d.Edges = append(d.Edges, p.points(r, leaves[i], arrives[i]))
 	}
 	return d
+}
+
+// points is an edge's way. Between two layers it may go aside; a layer it passes
+// upright, in the room that was kept for it, so that it crosses no node.
+func (p *placer) points(route []int, from, to float64) []Point {
+	if len(route) < 2 {
+		return nil
+	}
+	first, last := p.cells[route[0]], p.cells[route[len(route)-1]]
+	points := []Point{{from, first.y + first.height/2}}
+	for _, c := range route[1 : len(route)-1] {
+		height := 0.0
+		for _, n := range p.layers[p.cells[c].layer] {
+			height = max(height, p.cells[n].height)
+		}
+		x, y := p.cells[c].x, p.cells[c].y
+		points = append(points, Point{x, y - height/2}, Point{x, y + height/2})
+	}
+	return append(points, Point{to, last.y - last.height/2})
+}
+
+// ports gives each edge a place of its own at the side of the node that it
+// leaves (or arrives at), in the order of where the edges go, so that they
+// don't cross there.
+func (p *placer) ports(leaving bool) []float64 {
+	xs := make([]float64, len(p.routes))
+	edges := map[int][]int{} // by node
+	next := func(edge int) float64 {
+		r := p.routes[edge]
+		if leaving {
+			return p.cells[r[1]].x
+		}
+		return p.cells[r[len(r)-2]].x
+	}
+	for i, r := range p.routes {
+		switch {
+		case len(r) < 2:
+		case leaving:
+			edges[r[0]] = append(edges[r[0]], i)
+		default:
+			edges[r[len(r)-1]] = append(edges[r[len(r)-1]], i)
+		}
+	}
+	for node, list := range edges {
+		slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(next(a), next(b)) })
+		c := &p.cells[node]
+		step := min(portGap, c.width*0.8/float64(len(list)))
+		for i, e := range list {
+			xs[e] = c.x + step*(float64(i)-float64(len(list)-1)/2)
+		}
+	}
+	return xs
 }

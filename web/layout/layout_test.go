@@ -29,8 +29,18 @@ func TestPlace(t *testing.T) {
 					t.Fatalf("edge %v goes up: %v", edges[i], e)
 				}
 			}
-			if len(e) < 2 {
+			if len(e) < 2 || len(e)%2 != 0 {
 				t.Fatalf("edge %v has no route", edges[i])
+			}
+			for j := 2; j < len(e)-1; j += 2 {
+				if e[j].X != e[j-1].X {
+					t.Fatalf("edge %v passes a layer aslant: %v", edges[i], e)
+				}
+				for k, b := range d.Nodes {
+					if e[j].X > b.X-nodes[k].Width/2 && e[j].X < b.X+nodes[k].Width/2 && e[j-1].Y < b.Y+25 && e[j].Y > b.Y-25 {
+						t.Fatalf("edge %v crosses node %d: %v", edges[i], k, e)
+					}
+				}
 			}
 		}
 		for i, a := range d.Nodes {
