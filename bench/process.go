@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,8 +17,8 @@ import (
 // with the processes that it starts itself.
 type process struct {
 	cmd    *exec.Cmd
-	log    string     // file with all that it prints
-	exited chan error // gets what Wait returned, once
+	log    string        // file with all that it prints
+	exited chan struct{} // closed at its end
 }
 
 const stopTime = 15 * time.Second
@@ -36,8 +35,11 @@ func launch(cmd *exec.Cmd, log string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd, log: log, exited: make(chan error, 1)}
-	go func() { p.exited <- cmd.Wait() }() // ends with the process, for which stop waits
+	p := &process{cmd: cmd, log: log, exited: make(chan struct{})}
+	go func() { // ends with the process, for which stop waits
+		_ = cmd.Wait() // cmd.ProcessState tells, if anybody asks
+		close(p.exited)
+	}()
 	return p, nil
 }
 
@@ -51,9 +53,8 @@ func (p *process) await(ctx context.Context, within time.Duration, ready func() 
 	defer tick.Stop()
 	for !ready() {
 		select {
-		case err := <-p.exited:
-			p.exited <- err
-			return fmt.Errorf("%s ended at its start: %w\n%s", filepath.Base(p.cmd.Path), errors.Join(errors.New("exited"), err), excerpt(p.log))
+		case <-p.exited:
+			return fmt.Errorf("%s ended at its start: %s\n%s", filepath.Base(p.cmd.Path), p.cmd.ProcessState, excerpt(p.log))
 		case <-ctx.Done():
 			return fmt.Errorf("%s was not ready within %s\n%s", filepath.Base(p.cmd.Path), within, excerpt(p.log))
 		case <-tick.C:

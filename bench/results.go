@@ -72,7 +72,7 @@ func smallTable(results []result) table {
 		note: "Time of one job from the pipeline to DONE and its metrics, one client that submits one job after the other. " +
 			"pardo is Impulse and one ParDo; count is a count for each of ten keys. Trestle writes its decisions to a durable log, Prism does not.",
 		text: 2,
-		head: []string{"job", "runner", "median", "×", "nine of ten below", "runner CPU of one", "worker CPU of one"},
+		head: []string{"job", "runner", "median", "×", "nine of ten below", "slowest", "runner CPU of one", "worker CPU of one"},
 	}
 	for _, r := range results {
 		times, err := smallTimes(r)
@@ -86,7 +86,7 @@ func smallTable(results []result) table {
 		each := time.Duration(r.job.records)
 		t.rows = append(t.rows, []string{r.job.size, titles[r.runner], millis(quantile(times, 0.5)),
 			unless(r.runner == trestleName, ratio(quantile(times, 0.5), smallMedian(results, r.job))),
-			millis(quantile(times, 0.9)), millis(m.runner / each), millis(m.worker / each)})
+			millis(quantile(times, 0.9)), millis(quantile(times, 1)), millis(m.runner / each), millis(m.worker / each)})
 	}
 	return t
 }

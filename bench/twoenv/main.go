@@ -52,7 +52,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer workers.Stop(ctx)
+	defer func() { _ = workers.Stop(ctx) }() // never fails
 	env, err := graphx.CreateEnvironment(ctx, graphx.URNEnvExternal, workers.EnvironmentConfig)
 	if err != nil {
 		return err
