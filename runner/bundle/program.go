@@ -43,6 +43,7 @@ type Program struct {
 	States    map[string][]string // ids of user state by transform
 	Large     bool                // the SDK reads state-backed iterables
 	Embed     bool                // the SDK reads elements inside a ProcessBundleRequest
+	Sorted    bool                // a key's elements must come in the order of their time
 	// Merging and Timestamp are of the windowing in which a RootGroup groups.
 	Merging   bool
 	Timestamp group.Combiner
@@ -233,6 +234,7 @@ func (c *compiler) stateful(tid string, t *pipepb.PTransform) error {
 	if err := proto.Unmarshal(t.GetSpec().GetPayload(), &pd); err != nil {
 		return fmt.Errorf("transform %q: payload: %w", t.GetUniqueName(), err)
 	}
+	c.p.Sorted = c.p.Sorted || pd.GetRequiresTimeSortedInput()
 	c.p.States[tid] = slices.Sorted(maps.Keys(pd.GetStateSpecs()))
 	for _, f := range slices.Sorted(maps.Keys(pd.GetTimerFamilySpecs())) {
 		fam, err := c.family(tid, f, pd.GetTimerFamilySpecs()[f])

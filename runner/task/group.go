@@ -36,7 +36,12 @@ func (r *run) openGroup(ctx context.Context) (input, error) {
 		return nil, err
 	}
 	r.large.Store(g.Large())
-	return newBatches(ctx, &groupSource{g: g, keyed: r.prog.Node.Root == jobgraph.RootKeyed}, r.m.cfg.Budget, r.limits()), nil
+	groups := &groupSource{g: g, keyed: r.prog.Node.Root == jobgraph.RootKeyed}
+	if groups.keyed && r.prog.Sorted {
+		sorted := &sortedSource{groupSource: groups, w: src.w, budget: r.m.cfg.Budget}
+		return newBatches(ctx, sorted, r.m.cfg.Budget, r.limits()), nil
+	}
+	return newBatches(ctx, groups, r.m.cfg.Budget, r.limits()), nil
 }
 
 func addAll(ctx context.Context, g *group.Grouper, src *readSource) error {

@@ -17,17 +17,19 @@ import (
 // is the bundle's until release.
 type input interface {
 	next(ctx context.Context) (*bundle.Input, error)
+	// more tells whether the key that the last bundle ended with goes on in the
+	// next one.
+	more() bool
 	release()
 	close()
 }
 
 // A source appends encoded elements: what is behind most inputs.
 type source interface {
-	// fill appends elements to dst, up to about its capacity and not more than
-	// most unless the last one goes on, and tells how many end there. It returns
-	// io.EOF, with nothing appended, at the end.
+	// fill appends whole elements to dst, up to about its capacity and about most,
+	// and tells how many. It returns io.EOF, with nothing appended, at the end.
 	fill(ctx context.Context, dst []byte, most int) (out []byte, count int, err error)
-	// more tells whether the last element or key goes on: no bundle ends there.
+	// more tells whether the last key goes on.
 	more() bool
 	// mark is a position in what the source keeps for the worker beside the
 	// bytes (tails of large groups); free drops what lies between two.
@@ -74,6 +76,7 @@ type chunk struct {
 
 type batch struct {
 	in       *bundle.Input
+	more     bool
 	from, to uint64
 	err      error
 }
@@ -109,7 +112,7 @@ func (b *batches) read(ctx context.Context) {
 			c.more, c.to = b.src.more(), b.src.mark()
 		}
 		count, bytes = count+c.count, bytes+int64(len(c.bytes))
-		if !c.more && (count >= b.limit.count || bytes >= b.limit.bytes) {
+		if count >= b.limit.count || bytes >= b.limit.bytes {
 			count, bytes = 0, 0
 		}
 		select {
@@ -160,8 +163,7 @@ func (b *batches) collect(ctx context.Context) batch {
 	in := &bundle.Input{}
 	x := batch{in: in}
 	var late <-chan time.Time
-	more := false
-	for more || in.Bytes < b.limit.bytes && in.Elements < b.limit.count {
+	for in.Bytes < b.limit.bytes && in.Elements < b.limit.count {
 		select {
 		case c, ok := <-b.chunks:
 			if !ok {
@@ -174,7 +176,7 @@ func (b *batches) collect(ctx context.Context) batch {
 			if len(in.Chunks) == 0 {
 				x.from = c.from
 			}
-			x.to, more = c.to, c.more
+			x.to, x.more = c.to, c.more
 			in.Chunks = append(in.Chunks, c.bytes)
 			in.Elements += c.count
 			in.Bytes += int64(len(c.bytes))
@@ -218,6 +220,8 @@ func (b *batches) next(ctx context.Context) (*bundle.Input, error) {
 		return nil, context.Cause(ctx)
 	}
 }
+
+func (b *batches) more() bool { return b.current.more }
 
 // release ends the use of what next gave last.
 func (b *batches) release() {
@@ -321,5 +325,6 @@ func (i *impulse) next(context.Context) (*bundle.Input, error) {
 	return &bundle.Input{Chunks: [][]byte{chunk}, Elements: 1, Bytes: int64(len(chunk))}, nil
 }
 
-func (*impulse) release() {}
-func (*impulse) close()   {}
+func (*impulse) more() bool { return false }
+func (*impulse) release()   {}
+func (*impulse) close()     {}

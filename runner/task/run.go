@@ -114,6 +114,8 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 		return err
 	}
 	defer in.close()
+	timers := r.newPending()
+	goesOn := false // the keys of the last bundle are those of the next
 	for {
 		b, err := in.next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -122,13 +124,19 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 		if err != nil {
 			return err
 		}
-		if err := r.nextKeys(); err != nil {
-			return err
+		if !goesOn {
+			if err := r.nextKeys(); err != nil {
+				return err
+			}
 		}
+		goesOn = in.more()
 		res, err := br.Run(ctx, b)
 		in.release()
 		if err == nil {
-			err = r.settle(ctx, br, res)
+			err = timers.take(res.Timers)
+		}
+		if err == nil && !goesOn {
+			err = r.settle(ctx, br, timers)
 		}
 		if err != nil {
 			return err

@@ -11,33 +11,33 @@ import (
 	"trestle/runner/bundle"
 )
 
-// settle runs the timers that a bundle of bounded input has set, and those that
-// they set, until none is left. All input of the bundle's keys is in: event
+// settle runs the timers that bundles of bounded input have set, and those that
+// they set, until none is left. All input of the bundles' keys is in: event
 // time stands at its end, so every timer is ripe, and each key's fire in the
 // order of their time. Processing-time timers come after those of event time,
 // in their own order: the job's clock moves when nothing else is to be done.
 //
 // (Flink's batch state backend, fitted to the Fn API, where a timer is known
 // only at the end of the bundle that set it.)
-func (r *run) settle(ctx context.Context, br *bundle.Runner, res *bundle.Result) error {
-	if len(r.prog.Families) == 0 {
-		return nil
-	}
-	p := pending{families: r.prog.Families, keys: map[string]*keyTimers{}}
+func (r *run) settle(ctx context.Context, br *bundle.Runner, p *pending) error {
 	for {
-		if err := p.take(res.Timers); err != nil {
-			return err
-		}
 		in := p.round()
 		if in == nil {
 			return nil
 		}
-		var err error
-		if res, err = br.Run(ctx, in); err != nil {
+		res, err := br.Run(ctx, in)
+		if err != nil {
 			return err
 		}
 		r.live.add(&bundle.Result{OutElements: res.OutElements, OutBytes: res.OutBytes})
+		if err := p.take(res.Timers); err != nil {
+			return err
+		}
 	}
+}
+
+func (r *run) newPending() *pending {
+	return &pending{families: r.prog.Families, keys: map[string]*keyTimers{}}
 }
 
 // pending are the timers that are set, by key.
