@@ -295,18 +295,16 @@ func (e joined) decide(c *call) {
 	m := c.seen.addManager(e.name, e.slots)
 	for _, r := range e.runs {
 		j := c.state.Job(r.Job)
-		t := (*catalog.Task)(nil)
-		if j != nil {
-			t = task(j, r.ID)
-		}
-		if t == nil || r.Slot < 0 || r.Slot >= e.slots {
+		if j == nil || r.Slot < 0 || r.Slot >= e.slots {
 			c.act(Cancel{TaskManager: e.name, Job: r.Job, Tasks: []catalog.TaskID{r.ID}})
 			continue
 		}
+		// Also one that is not wanted any more: it has the slot until it stops.
 		js := c.seen.job(j)
 		c.seen.occupy(m, r.Slot, js, r.ID)
-		if t.Attempt == r.ID.Attempt {
-			js.launched[j.StageAt(r.ID.Stage)][r.ID.Index] = r.ID.Attempt + 1
+		if task(j, r.ID) != nil {
+			latest := &js.launched[j.StageAt(r.ID.Stage)][r.ID.Index]
+			*latest = max(*latest, r.ID.Attempt+1)
 		}
 	}
 	c.stray = true

@@ -158,6 +158,9 @@ func (s *sim) decide() {
 			s.start(a)
 		case Cancel:
 			for _, id := range a.Tasks {
+				if s.faults && rapid.Bool().Draw(s.t, "slow to stop") {
+					continue // it will end later, well even
+				}
 				if s.end(runKey{a.Job, id}) {
 					w.seen.Failed(a.Job, catalog.Failure{Kind: catalog.FailureLost, Task: id, At: w.now}, nil)
 				}
@@ -201,6 +204,9 @@ func (s *sim) start(a Start) {
 		key := runKey{a.Job, t.ID}
 		s.starts[key]++
 		s.must(s.starts[key] == 1, "%v was started twice", key)
+		for _, r := range s.running() {
+			s.must(r.job != a.Job || r.id.Stage != t.ID.Stage || r.id.Index != t.ID.Index, "%v was started beside %v", key, r.runKey)
+		}
 		for _, in := range append(slices.Clone(t.Inputs), t.SideInputs...) {
 			if g.Dataset(in.Dataset).Exchange == jobgraph.Pipelined {
 				continue
@@ -283,6 +289,9 @@ func (s *sim) vanish(name string) {
 
 // losePartition lets a running task find that something it reads is gone.
 func (s *sim) losePartition(k where) {
+	if t := task(s.world.state.Job(k.job), k.id); t == nil || t.Attempt != k.id.Attempt {
+		return // it is to stop, and nobody listens to it any more
+	}
 	for _, in := range s.read[k.runKey] {
 		for _, p := range in.Partitions {
 			key := heldKey{k.job, in.Dataset, p}

@@ -133,10 +133,35 @@ func (w *waiting) mayStart(c *call, u unit) answer {
 		case t.NotBefore > c.now:
 			c.wakeAt(t.NotBefore)
 			return later
+		case w.stopping(c, u):
+			return later
 		}
 		return yes
 	}
 	return never
+}
+
+// stopping reports whether an earlier attempt of a task of the unit still
+// runs. Two attempts of one task at once would both be at their stage's queue,
+// and one would take or give back what the other has in hand.
+func (w *waiting) stopping(c *call, u unit) bool {
+	for _, id := range w.j.Graph.Regions[u.region].Stages {
+		launched := w.js.launched[w.j.StageAt(id)]
+		lo, hi := 0, len(launched) // of the latest choice, or an earlier one of more tasks
+		if u.column >= 0 {
+			lo, hi = min(u.column, hi), min(u.column+1, hi)
+		}
+		for i := lo; i < hi; i++ {
+			if launched[i] == 0 {
+				continue
+			}
+			latest := catalog.TaskID{Stage: id, Index: i, Attempt: launched[i] - 1}
+			if c.seen.running[runKey{w.j.ID, latest}] != nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // launch starts a unit: a column in one slot, or every column of a region in a
