@@ -1,10 +1,11 @@
 package fnapi
 
 import (
-	"fmt"
 	"math/bits"
 	"sync"
 
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // registers the codec
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -12,9 +13,11 @@ import (
 )
 
 // A codec carries Elements messages as they are on the wire, so that chunks are
-// neither copied by protobuf nor allocated for. The data service has gRPC
-// servers of its own, whose only message it is.
+// neither copied by protobuf nor allocated for. It is that of the lanes' gRPC
+// servers; what else they serve is protobuf's.
 type codec struct{}
+
+var protobuf = encoding.GetCodecV2("proto")
 
 // Name is that of the codec it stands in for, since SDKs speak protobuf.
 func (codec) Name() string { return "proto" }
@@ -24,7 +27,7 @@ func (codec) Name() string { return "proto" }
 func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	m, ok := v.(*outgoing)
 	if !ok {
-		return nil, fmt.Errorf("fn api data codec: cannot encode a %T", v)
+		return protobuf.Marshal(v)
 	}
 	return mem.BufferSlice{m.release()}, nil
 }
@@ -34,7 +37,7 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, ok := v.(*incoming)
 	if !ok {
-		return fmt.Errorf("fn api data codec: cannot decode into a %T", v)
+		return protobuf.Unmarshal(data, v)
 	}
 	m.buffer = data.MaterializeToBuffer(chunks)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/experimental"
@@ -47,6 +48,9 @@ func (s *Server) dataServer(lane int) *grpc.Server {
 		grpc.WriteBufferSize(socketBuffer),
 	)...)
 	srv.RegisterService(&dataDescription, &dataService{server: s, lane: lane})
+	// Go's SDK asks for the tails of state-backed iterables where their heads came
+	// from: at the data URL.
+	fnpb.RegisterBeamFnStateServer(srv, &stateService{server: s})
 	return srv
 }
 

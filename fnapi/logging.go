@@ -1,7 +1,6 @@
 package fnapi
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,11 +33,6 @@ type LogEntry struct {
 // maxLogText bounds text and trace of one line.
 const maxLogText = 64 << 10
 
-// farewell is how long a withdrawn worker may take to end its logging stream.
-// Workers do so once their control stream has ended; Java's calls it a failure,
-// and says so to its user, if the stream is ended for it.
-const farewell = time.Second
-
 type loggingService struct {
 	fnpb.UnimplementedBeamFnLoggingServer
 	server *Server
@@ -51,23 +45,7 @@ func (svc *loggingService) Logging(stream fnpb.BeamFnLogging_LoggingServer) erro
 	if err != nil {
 		return err
 	}
-	enough, stop := context.WithCancel(stream.Context())
-	defer stop()
-	svc.server.tasks.Go(func() {
-		defer stop()
-		select {
-		case <-w.closed:
-		case <-enough.Done():
-			return
-		}
-		late := time.NewTimer(farewell)
-		defer late.Stop()
-		select {
-		case <-late.C:
-		case <-enough.Done():
-		}
-	})
-	return svc.server.hold(enough.Done(), func() error { return readLogs(stream, w.admission.Logs) })
+	return svc.server.holdOn(stream.Context(), w, func() error { return readLogs(stream, w.admission.Logs) })
 }
 
 func readLogs(stream fnpb.BeamFnLogging_LoggingServer, sink LogSink) error {

@@ -239,6 +239,33 @@ func (s *Server) caller(ctx context.Context) (*Worker, error) {
 	return w, nil
 }
 
+// farewell is how long a withdrawn worker may take to end streams by itself.
+// Workers do so once their control stream has ended. When it is done for them,
+// Java calls the end of its logging stream a failure and says so to its user,
+// and Python opens its status stream again.
+const farewell = time.Second
+
+// holdOn is hold until a little after w was withdrawn.
+func (s *Server) holdOn(ctx context.Context, w *Worker, read func() error) error {
+	enough, stop := context.WithCancel(ctx)
+	defer stop()
+	s.tasks.Go(func() {
+		defer stop()
+		select {
+		case <-w.closed:
+		case <-enough.Done():
+			return
+		}
+		late := time.NewTimer(farewell)
+		defer late.Stop()
+		select {
+		case <-late.C:
+		case <-enough.Done():
+		}
+	})
+	return s.hold(enough.Done(), read)
+}
+
 // hold runs read, which reads a stream to its end, and returns when it has
 // ended, or when stop is closed. In the latter case the caller, a gRPC handler,
 // must return at once: that ends the stream and so read, for which Serve waits.

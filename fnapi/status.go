@@ -47,7 +47,7 @@ func (svc *statusService) WorkerStatus(stream fnpb.BeamFnWorkerStatus_WorkerStat
 	defer w.status.leave(s)
 	defer close(s.ended)
 	svc.server.tasks.Go(func() { s.write(stream) })
-	return svc.server.hold(w.lost, func() error { return s.read(stream) })
+	return svc.server.holdOn(stream.Context(), w, func() error { return s.read(stream) })
 }
 
 func (d *statusDesk) enter(s *statusStream) {
