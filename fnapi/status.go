@@ -132,6 +132,8 @@ func (w *Worker) Status(ctx context.Context) (string, error) {
 	case s.requests <- &fnpb.WorkerStatusRequest{Id: id}:
 	case <-s.ended:
 		return "", ErrNoStatus
+	case <-w.lost:
+		return "", ErrNoStatus
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}
@@ -142,6 +144,8 @@ func (w *Worker) Status(ctx context.Context) (string, error) {
 		}
 		return resp.GetStatusInfo(), nil
 	case <-s.ended:
+		return "", ErrNoStatus
+	case <-w.lost:
 		return "", ErrNoStatus
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
