@@ -129,6 +129,34 @@ func TestState(t *testing.T) {
 	}
 }
 
+// Go's SDK reads the tails of large groups at the data URL of their heads.
+func TestStateAtDataURL(t *testing.T) {
+	s := serve(t, 1)
+	var page string
+	w := connect(t, s, &fnapitest.Harness{Process: func(c *fnapitest.Call, _ string, _ []byte) error {
+		resp, err := c.State(&fnpb.StateRequest{Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{}}})
+		page = string(resp.GetGet().GetData())
+		return err
+	}})
+	w.SetDescriptor(fnapitest.Descriptor(fnapitest.Shape{
+		ID: "d", DataURL: w.DataURL(0), StateURL: w.DataURL(0), Sources: []string{"in"}, Sinks: []string{"out"},
+	}))
+	ctx := withTimeout(t)
+	b, err := w.Start(ctx, fnapi.BundleStart{Descriptor: "d", Sinks: []string{"out"}, Output: &collector{}, State: &inbook{pages: []string{"tail"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Send(ctx, "in", []byte("head")), b.CloseInput(ctx, []string{"in"}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if page != "tail" {
+		t.Errorf("the worker read %q, want tail", page)
+	}
+}
+
 // A state request that hangs holds its own bundle only, and ends with it. One
 // for a bundle that is over is refused.
 func TestStateHangs(t *testing.T) {
