@@ -3,7 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
-	"strings"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,19 +16,24 @@ const postsAhead = 4096
 
 // A mailbox writes messages to the logs of jobs, in batches.
 type mailbox struct {
-	store *joblog.Store
-	log   *slog.Logger
-	posts chan post
-	lost  atomic.Int64
+	store  *joblog.Store
+	log    *slog.Logger
+	echoes *echoes
+	posts  chan post
+	held   []post // of processes' output, the oldest first; only run's goroutine touches it
+	lost   atomic.Int64
 }
 
 type post struct {
 	job   string
 	entry joblog.Entry
+	// output is the time at which a process wrote the line; zero for others. It
+	// waits to be known for an echo.
+	output time.Time
 }
 
 func newMailbox(store *joblog.Store, log *slog.Logger) *mailbox {
-	return &mailbox{store: store, log: log, posts: make(chan post, postsAhead)}
+	return &mailbox{store: store, log: log, echoes: newEchoes(), posts: make(chan post, postsAhead)}
 }
 
 // Post takes one message of the Dispatcher. It never waits. The Dispatcher says
@@ -38,21 +43,27 @@ func (m *mailbox) Post(job string, at time.Time, level slog.Level, text string) 
 	if e.Level == joblog.Error {
 		e.Level = joblog.Failure
 	}
-	m.put(job, e)
+	m.put(post{job: job, entry: e})
 }
 
-// output takes a line that a worker process wrote. It never waits. Level Debug,
-// because SDKs write there what they log, too.
+// output takes a line that a worker process wrote. It never waits. What the
+// worker has logged, too, is not shown a second time.
 func (m *mailbox) output(job, worker string, line []byte) {
-	if at := strings.LastIndexByte(worker, '-'); at > 0 {
-		worker = worker[:at] // without the secret half of its id
-	}
-	m.put(job, joblog.Entry{Time: time.Now(), Level: joblog.Debug, Origin: worker, Text: string(line)})
+	now := time.Now()
+	m.put(post{job: job, output: now, entry: joblog.Entry{Time: now, Level: joblog.Info, Origin: worker, Text: string(line)}})
 }
 
-func (m *mailbox) put(job string, e joblog.Entry) {
+// logged notes what a worker has logged, on its way to the store.
+func (m *mailbox) logged(job string, entries []joblog.Entry) {
+	now := time.Now()
+	for i := range entries {
+		m.echoes.logged(job, entries[i].Origin, entries[i].Text, now)
+	}
+}
+
+func (m *mailbox) put(p post) {
 	select {
-	case m.posts <- post{job, e}:
+	case m.posts <- p:
 	default:
 		m.lost.Add(1)
 	}
@@ -60,16 +71,23 @@ func (m *mailbox) put(job string, e joblog.Entry) {
 
 // run writes messages until ctx ends, and then what is left.
 func (m *mailbox) run(ctx context.Context) error {
+	tick := time.NewTicker(heldFor / 4)
+	defer tick.Stop()
 	for {
 		select {
 		case p := <-m.posts:
-			m.write(p)
+			m.write(m.gather(p))
+		case <-tick.C:
+			now := time.Now()
+			m.release(now.Add(-heldFor))
+			m.echoes.expire(now)
 		case <-ctx.Done():
 			for {
 				select {
 				case p := <-m.posts:
-					m.write(p)
+					m.write(m.gather(p))
 				default:
+					m.release(time.Now())
 					return nil
 				}
 			}
@@ -77,31 +95,63 @@ func (m *mailbox) run(ctx context.Context) error {
 	}
 }
 
-// write appends a message, and with it those of the same job that wait behind.
-func (m *mailbox) write(p post) {
-	batch := []joblog.Entry{p.entry}
+// gather takes what waits behind a post.
+func (m *mailbox) gather(p post) []post {
+	batch := []post{p}
 	for len(batch) < 256 {
-		var next post
 		select {
-		case next = <-m.posts:
+		case next := <-m.posts:
+			batch = append(batch, next)
 		default:
-			m.append(p.job, batch)
-			return
+			return batch
 		}
-		if next.job != p.job {
-			m.append(p.job, batch)
-			p, batch = next, batch[:0]
-		}
-		batch = append(batch, next.entry)
 	}
-	m.append(p.job, batch)
+	return batch
 }
 
-func (m *mailbox) append(job string, batch []joblog.Entry) {
+// write appends messages, and holds what processes wrote.
+func (m *mailbox) write(batch []post) {
+	var now []post
+	for _, p := range batch {
+		if p.output.IsZero() {
+			now = append(now, p)
+		} else {
+			m.held = append(m.held, p)
+		}
+	}
+	m.append(now)
+	if len(m.held) > postsAhead { // so many that they can't all be held
+		m.release(m.held[len(m.held)-postsAhead].output)
+	}
+}
+
+// release shows what was written by processes until then, but for echoes.
+func (m *mailbox) release(until time.Time) {
+	n := 0
+	var batch []post
+	for ; n < len(m.held) && !m.held[n].output.After(until); n++ {
+		if p := m.held[n]; !m.echoes.take(p.job, p.entry.Origin, p.entry.Text) {
+			batch = append(batch, p)
+		}
+	}
+	m.held = slices.Delete(m.held, 0, n)
+	m.append(batch)
+}
+
+// append writes posts, those of one job that follow one another at once.
+func (m *mailbox) append(batch []post) {
 	if lost := m.lost.Swap(0); lost > 0 {
 		m.log.Warn("messages of jobs came faster than they could be written", "lost", lost)
 	}
-	if err := m.store.Append(job, batch...); err != nil {
-		m.log.Error("messages are lost", "job", job, "messages", len(batch), "err", err)
+	for len(batch) > 0 {
+		job := batch[0].job
+		var entries []joblog.Entry
+		for len(batch) > 0 && batch[0].job == job {
+			entries = append(entries, batch[0].entry)
+			batch = batch[1:]
+		}
+		if err := m.store.Append(job, entries...); err != nil {
+			m.log.Error("messages are lost", "job", job, "messages", len(entries), "err", err)
+		}
 	}
 }

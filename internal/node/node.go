@@ -190,6 +190,7 @@ func (n *Node) workerMessages(job string, entries ...joblog.Entry) error {
 			entries[i].Transform = n.side.stored.transformName(job, entries[i].Transform)
 		}
 	}
+	n.mail.logged(job, entries)
 	if err := n.messages.Append(job, entries...); err != nil {
 		n.log.Error("messages are lost", "job", job, "messages", len(entries), "err", err)
 		return err
