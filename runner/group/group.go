@@ -15,8 +15,8 @@
 // that the worker asks for by pages, over the state API, as often as it likes
 // (Large).
 //
-// A Grouper promises that each element added comes out once, whatever was
-// spilled. The order of keys is arbitrary; the values of one key and window
+// A Grouper promises that each element added comes out once for each of its
+// windows, whatever was spilled. The order of keys is arbitrary; the values of one key and window
 // keep the order in which they were added, but for those of sessions, which
 // come by the start of their windows. It keeps about Config.Memory bytes.
 //
@@ -162,7 +162,7 @@ func (g *Grouper) addValue(v *coders.Value) error {
 		return g.addItems(v, spread(hash))
 	}
 	e := entry{hash: spread(hash), key: key, value: v.KVValue(), ts: int64(v.Timestamp())}
-	if len(v.Windows) == 0 { // the global window
+	if len(v.Windows) == 0 && v.NumWindows == 1 { // the global window
 		return g.add(e)
 	}
 	windows := v.Windows
