@@ -7,8 +7,8 @@ import (
 	"trestle/runner/jobgraph"
 )
 
-// startReady gives free slots to what waits for them, one unit at a time: each
-// goes to the job that has the least for its priority.
+// startReady gives free slots to what waits for them, one unit at a time, each
+// to the job whose turn it is.
 func (c *call) startReady() {
 	var queue []*waiting
 	for _, j := range c.state.Active() {
@@ -20,12 +20,7 @@ func (c *call) startReady() {
 		}
 	}
 	for len(queue) > 0 && c.seen.freeSlots() > 0 {
-		best := 0
-		for i, w := range queue {
-			if w.share() < queue[best].share() {
-				best = i
-			}
-		}
+		best := turn(queue)
 		w := queue[best]
 		u := w.unit
 		need := 1
@@ -38,10 +33,40 @@ func (c *call) startReady() {
 			return
 		}
 		c.launch(w, u)
+		w.js.passed = 0
+		for _, other := range queue {
+			if other != w {
+				other.js.passed += math.Ldexp(1, other.priority()-w.priority())
+			}
+		}
 		if !w.next(c) {
 			queue = append(queue[:best], queue[best+1:]...)
 		}
 	}
+}
+
+// turn returns whose turn it is: the job's that has the least for its priority.
+// But where there are fewer slots than jobs, who has just given its slot back
+// has nothing, too, and would have the least again and again; so a job that has
+// nothing goes first when others were started as often since its last turn as
+// their priority is worth.
+func turn(queue []*waiting) int {
+	best := 0
+	for i, w := range queue {
+		switch b := queue[best]; {
+		case w.due() != b.due():
+			if w.due() {
+				best = i
+			}
+		case w.due():
+			if w.js.passed > b.js.passed {
+				best = i
+			}
+		case w.share() < b.share():
+			best = i
+		}
+	}
+	return best
 }
 
 // A waiting is a job with something to start.
@@ -51,10 +76,14 @@ type waiting struct {
 	unit unit // the next to start
 }
 
+func (w *waiting) priority() int { return min(max(w.j.Priority, -30), 30) }
+
 // share is what the job has, and would have with one more, for its priority.
 func (w *waiting) share() float64 {
-	return math.Ldexp(float64(w.js.slots+1), -min(max(w.j.Priority, -30), 30))
+	return math.Ldexp(float64(w.js.slots+1), -w.priority())
 }
+
+func (w *waiting) due() bool { return w.js.slots == 0 && w.js.passed >= 1 }
 
 func (c *call) waiting(j *catalog.Job) *waiting {
 	w := &waiting{j: j, js: c.seen.job(j)}
