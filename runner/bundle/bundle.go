@@ -101,10 +101,11 @@ type Runner struct {
 	Attempted func(infos *metrics.Set)
 	// Hungry gives a token when another task begins to wait for work, and
 	// StillHungry tells whether one waits; only restrictions are split for it.
-	// GiveBack takes what a split leaves over.
+	// GiveBack takes what a split keeps of the bundle's items and what it leaves
+	// over.
 	Hungry      <-chan struct{}
 	StillHungry func() bool
-	GiveBack    func([]Residual)
+	GiveBack    func(kept [][]byte, rest []Residual)
 	// UserTries and WorkerTries bound how often a bundle is tried for errors of
 	// the user's code and for lost workers; at least 1.
 	UserTries, WorkerTries int

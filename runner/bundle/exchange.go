@@ -88,7 +88,7 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) bool {
 	if len(given) == 0 {
 		return false
 	}
-	r.GiveBack(given)
+	r.GiveBack(kept, given)
 	return true
 }
 

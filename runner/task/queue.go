@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math"
 	"slices"
@@ -19,7 +20,9 @@ import (
 // What a task has pulled is remembered until the stage is done: when the task
 // is tried again, all that its earlier attempt had consumed comes back, less
 // what that attempt had given back itself, so that nothing is read twice or
-// lost whichever tasks of the stage run again.
+// lost whichever tasks of the stage run again. An attempt that another one has
+// followed can neither pull nor give back any more: it may still be at work, and
+// what it had in its hands is with its successor.
 type queue struct {
 	open func(ctx context.Context) (*readSource, error)
 
@@ -31,6 +34,7 @@ type queue struct {
 	items   []item
 	active  int              // tasks between pull and done
 	waiting int              // tasks in pull with nothing to do
+	failed  error            // of the reader, which can't be asked again
 	logs    map[int]*taskLog // by task index
 	changed chan struct{}    // closed and renewed when a waiting task should look again
 	hungry  chan struct{}    // holds one token while a task waits; capacity 1
@@ -59,9 +63,12 @@ const maxPull = 1000
 
 // A taskLog is what one attempt of one task has taken out and not given back.
 type taskLog struct {
-	attempt uint32
-	taken   [][]byte
+	index int
+	taken [][]byte // done with
+	hand  [][]byte // at work
 }
+
+var errFollowed = errors.New("another attempt of the task has begun")
 
 // queue returns the queue that the run's task shares.
 func (m *TaskManager) queue(r *run) *queue {
@@ -87,33 +94,35 @@ func newQueue(open func(ctx context.Context) (*readSource, error)) *queue {
 
 // enter says that an attempt of a task begins. What earlier attempts of it had
 // taken is there to be pulled again.
-func (q *queue) enter(index int, attempt uint32) {
+func (q *queue) enter(index int) *taskLog {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if old := q.logs[index]; old != nil {
 		q.items = slices.DeleteFunc(q.items, func(it item) bool { return it.owner == index })
-		for _, e := range old.taken {
+		for _, e := range slices.Concat(old.taken, old.hand) {
 			q.items = append(q.items, item{element: e, owner: anyone})
 		}
 	}
-	q.logs[index] = &taskLog{attempt: attempt}
+	log := &taskLog{index: index}
+	q.logs[index] = log
 	q.wake()
+	return log
 }
 
 // pull waits for work; nil means that the stage is done. Between pull and done
 // the task counts as at work: what it gives back may feed the others.
-func (q *queue) pull(ctx context.Context, index int) (*pulled, error) {
+func (q *queue) pull(ctx context.Context, log *taskLog) (*pulled, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		got, next, err := q.take(ctx, index)
+		got, next, err := q.take(ctx, log)
 		if err != nil {
 			return nil, err
 		}
 		if got != nil {
 			q.active++
-			if log := q.logs[index]; !got.pinned {
-				log.taken = append(log.taken, got.items...)
+			if !got.pinned { // else the element that it is the rest of is taken
+				log.hand = got.items
 			}
 			return got, nil
 		}
@@ -129,12 +138,25 @@ func (q *queue) pull(ctx context.Context, index int) (*pulled, error) {
 
 // take collects ripe items, reading more where there are none. It tells when
 // the next unripe one is due. The lock is held, but not while reading.
-func (q *queue) take(ctx context.Context, index int) (got *pulled, next time.Time, err error) {
-	if len(q.items) == 0 && !q.drained && !q.reading {
+func (q *queue) take(ctx context.Context, log *taskLog) (got *pulled, next time.Time, err error) {
+	for {
+		if q.logs[log.index] != log {
+			return nil, next, errFollowed
+		}
+		if q.failed != nil {
+			return nil, next, q.failed
+		}
+		if got, next = q.ripe(log.index); got != nil || q.drained || q.reading {
+			return got, next, nil
+		}
 		if err := q.read(ctx); err != nil {
 			return nil, next, err
 		}
 	}
+}
+
+// ripe takes out a share of what the task may do now.
+func (q *queue) ripe(index int) (got *pulled, next time.Time) {
 	// A share that leaves some for the others, and for later.
 	want := min(max(1, len(q.items)/(4*max(1, len(q.logs)))), maxPull)
 	now := time.Now()
@@ -158,7 +180,7 @@ func (q *queue) take(ctx context.Context, index int) (got *pulled, next time.Tim
 	}
 	clear(q.items[len(keep):])
 	q.items = keep
-	return got, next, nil
+	return got, next
 }
 
 // read fetches a block. It gives up the lock meanwhile.
@@ -169,9 +191,13 @@ func (q *queue) read(ctx context.Context) error {
 	q.mu.Lock()
 	q.reading = false
 	q.wake()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		q.drained = true
 		return nil
+	}
+	if err != nil && ctx.Err() == nil {
+		// What it would have given is lost to the others, too.
+		q.failed = err
 	}
 	for _, e := range elems {
 		q.items = append(q.items, item{element: e, owner: anyone})
@@ -240,13 +266,22 @@ func (q *queue) wait(ctx context.Context, next time.Time) error {
 	return err
 }
 
-// giveBack returns what a dynamic split left over, for any task.
-func (q *queue) giveBack(rs []bundle.Residual) { q.put(rs, anyone) }
-
-func (q *queue) put(rs []bundle.Residual, owner int) {
-	now := time.Now()
+// split notes that a task keeps less of what it has pulled, and hands what is
+// left over to any task. It is one step: a successor of the attempt finds either
+// the whole with it or the parts.
+func (q *queue) split(log *taskLog, kept [][]byte, rest []bundle.Residual) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.logs[log.index] != log {
+		return // the whole is its successor's
+	}
+	log.hand = kept
+	q.put(rest, anyone)
+}
+
+// put adds items. The lock is held.
+func (q *queue) put(rs []bundle.Residual, owner int) {
+	now := time.Now()
 	for _, r := range rs {
 		it := item{element: append([]byte(nil), r.Element...), owner: owner}
 		if r.Delay > 0 {
@@ -266,17 +301,19 @@ func (q *queue) stillHungry() bool {
 
 // done ends the work that pull began, committed or not: kept is what splits
 // left of it to the task, rest its self-checkpoint.
-func (q *queue) done(index int, p *pulled, kept [][]byte, rest []bundle.Residual) {
-	if len(rest) > 0 {
-		q.put(rest, index)
-	}
+func (q *queue) done(log *taskLog, p *pulled, kept [][]byte, rest []bundle.Residual) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if log := q.logs[index]; !p.pinned { // else the element that it is the rest of is there
-		log.taken = append(log.taken[:len(log.taken)-len(p.items)], kept...)
-	}
 	q.active--
-	q.wake()
+	defer q.wake()
+	if q.logs[log.index] != log {
+		return // its successor does it all again
+	}
+	if !p.pinned {
+		log.taken = append(log.taken, kept...)
+		log.hand = nil
+	}
+	q.put(rest, log.index)
 }
 
 // wake makes waiting tasks look again. The lock is held.

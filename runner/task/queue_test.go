@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,9 @@ func newTestQueue(elements ...string) *queue {
 	for _, e := range elements {
 		rs = append(rs, bundle.Residual{Element: []byte(e)})
 	}
-	q.giveBack(rs)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.put(rs, anyone)
 	return q
 }
 
@@ -32,11 +35,11 @@ func words(items [][]byte) string {
 }
 
 // pullAll works off the queue as one task and returns what it did.
-func pullAll(t *testing.T, q *queue, index int) string {
+func pullAll(t *testing.T, q *queue, log *taskLog) string {
 	t.Helper()
 	var all [][]byte
 	for {
-		p, err := q.pull(t.Context(), index)
+		p, err := q.pull(t.Context(), log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +47,7 @@ func pullAll(t *testing.T, q *queue, index int) string {
 			return words(all)
 		}
 		all = append(all, p.items...)
-		q.done(index, p, p.items, nil)
+		q.done(log, p, p.items, nil)
 	}
 }
 
@@ -53,32 +56,31 @@ func pullAll(t *testing.T, q *queue, index int) string {
 func TestQueueFeedsIdleTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("whole")
-		q.enter(0, 1)
-		q.enter(1, 1)
-		busy, err := q.pull(t.Context(), 0)
+		first, second := q.enter(0), q.enter(1)
+		busy, err := q.pull(t.Context(), first)
 		if err != nil || words(busy.items) != "whole" {
 			t.Fatalf("pull = %v, %v", busy, err)
 		}
 		idle := make(chan string, 1)
-		go func() { idle <- pullAll(t, q, 1) }()
+		go func() { idle <- pullAll(t, q, second) }()
 		synctest.Wait()
 		select {
 		case <-q.hungry:
 		default:
 			t.Fatal("a task waits, but the queue isn't hungry")
 		}
-		q.giveBack([]bundle.Residual{{Element: []byte("half")}})
+		q.split(first, [][]byte{[]byte("other half")}, []bundle.Residual{{Element: []byte("half")}})
 		synctest.Wait()
 		select {
 		case got := <-idle:
 			t.Fatalf("the idle task ended with %q while another was at work", got)
 		default:
 		}
-		q.done(0, busy, [][]byte{[]byte("other half")}, nil)
+		q.done(first, busy, [][]byte{[]byte("other half")}, nil)
 		if got := <-idle; got != "half" {
 			t.Errorf("the idle task did %q, want half", got)
 		}
-		if got := pullAll(t, q, 0); got != "" {
+		if got := pullAll(t, q, first); got != "" {
 			t.Errorf("the busy task found %q at the end", got)
 		}
 	})
@@ -88,25 +90,69 @@ func TestQueueFeedsIdleTasks(t *testing.T) {
 // what that gave back to others.
 func TestQueueAttempts(t *testing.T) {
 	q := newTestQueue("a", "b")
-	q.enter(0, 1)
-	p, err := q.pull(t.Context(), 0)
+	log := q.enter(0)
+	p, err := q.pull(t.Context(), log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.giveBack([]bundle.Residual{{Element: []byte("a2")}})
-	q.done(0, p, [][]byte{[]byte("a1")}, nil)
-	q.enter(1, 1)
-	if got := pullAll(t, q, 1); got != "a2 b" {
+	q.split(log, [][]byte{[]byte("a1")}, []bundle.Residual{{Element: []byte("a2")}})
+	q.done(log, p, [][]byte{[]byte("a1")}, nil)
+	if got := pullAll(t, q, q.enter(1)); got != "a2 b" {
 		t.Fatalf("task 1 did %q", got)
 	}
-	q.enter(0, 2)
-	if got := pullAll(t, q, 0); got != "a1" {
+	if got := pullAll(t, q, q.enter(0)); got != "a1" {
 		t.Errorf("the second attempt did %q, want a1", got)
 	}
-	q.enter(1, 2)
-	if got := pullAll(t, q, 1); got != "a2 b" {
+	if got := pullAll(t, q, q.enter(1)); got != "a2 b" {
 		t.Errorf("the second attempt of task 1 did %q, want a2 b", got)
 	}
+}
+
+// An attempt that is still at work when its successor begins changes nothing any
+// more: all that it had, in its hands and before, is the successor's.
+func TestQueueFollowed(t *testing.T) {
+	q := newTestQueue("a", "b")
+	old := q.enter(0)
+	p, err := q.pull(t.Context(), old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.split(old, [][]byte{[]byte("a1")}, []bundle.Residual{{Element: []byte("a2")}})
+	log := q.enter(0)
+	q.split(old, [][]byte{[]byte("a11")}, []bundle.Residual{{Element: []byte("a12")}})
+	q.done(old, p, [][]byte{[]byte("a11")}, []bundle.Residual{{Element: []byte("a112")}})
+	if _, err := q.pull(t.Context(), old); !errors.Is(err, errFollowed) {
+		t.Errorf("the old attempt pulls: %v", err)
+	}
+	if got := pullAll(t, q, log); got != "a1 a2 b" {
+		t.Errorf("the new attempt did %q, want a1 a2 b", got)
+	}
+}
+
+// What one task can't do now keeps none from reading on.
+func TestQueueReadsOnBehindDelayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue("a")
+		first, second := q.enter(0), q.enter(1)
+		p, err := q.pull(t.Context(), first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.done(first, p, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Hour}})
+		asked := 0
+		q.open = func(context.Context) (*readSource, error) {
+			asked++
+			return nil, errors.New("no such input")
+		}
+		start := time.Now()
+		if _, err := q.pull(t.Context(), second); err == nil || time.Since(start) > 0 {
+			t.Errorf("the reader was asked after %v: %v", time.Since(start), err)
+		}
+		// What the reader has lost is lost to all.
+		if _, err := q.pull(t.Context(), first); err == nil || asked != 1 {
+			t.Errorf("asked %d times: %v", asked, err)
+		}
+	})
 }
 
 // What a self-checkpoint leaves waits for its delay and is its own task's; when
@@ -114,14 +160,14 @@ func TestQueueAttempts(t *testing.T) {
 func TestQueueCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("e")
-		q.enter(0, 1)
-		p, err := q.pull(t.Context(), 0)
+		log := q.enter(0)
+		p, err := q.pull(t.Context(), log)
 		if err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		q.done(0, p, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Minute}})
-		p, err = q.pull(t.Context(), 0)
+		q.done(log, p, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Minute}})
+		p, err = q.pull(t.Context(), log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,9 +177,8 @@ func TestQueueCheckpoint(t *testing.T) {
 		if d := time.Since(start); d < time.Minute {
 			t.Errorf("the rest came after %v, before its delay", d)
 		}
-		q.done(0, p, p.items, []bundle.Residual{{Element: []byte("more"), Delay: time.Hour}})
-		q.enter(0, 2)
-		if got := pullAll(t, q, 0); got != "e" {
+		q.done(log, p, p.items, []bundle.Residual{{Element: []byte("more"), Delay: time.Hour}})
+		if got := pullAll(t, q, q.enter(0)); got != "e" {
 			t.Errorf("the second attempt did %q, want e", got)
 		}
 	})
@@ -143,15 +188,14 @@ func TestQueueCheckpoint(t *testing.T) {
 func TestQueueCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("a")
-		q.enter(0, 1)
-		q.enter(1, 1)
-		if _, err := q.pull(t.Context(), 0); err != nil {
+		first, second := q.enter(0), q.enter(1)
+		if _, err := q.pull(t.Context(), first); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			_, err := q.pull(ctx, 1)
+			_, err := q.pull(ctx, second)
 			ended <- err
 		}()
 		synctest.Wait()

@@ -151,10 +151,11 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 // restrictions works through the stage's queue with the other tasks.
 func (r *run) restrictions(ctx context.Context, br *bundle.Runner) error {
 	q := r.m.queue(r)
-	q.enter(r.spec.Index, r.spec.Attempt)
-	br.GiveBack, br.StillHungry = q.giveBack, q.stillHungry
+	log := q.enter(r.spec.Index)
+	br.StillHungry = q.stillHungry
+	br.GiveBack = func(kept [][]byte, rest []bundle.Residual) { q.split(log, kept, rest) }
 	for {
-		p, err := q.pull(ctx, r.spec.Index)
+		p, err := q.pull(ctx, log)
 		if p == nil || err != nil {
 			return err
 		}
@@ -168,10 +169,10 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) error {
 		}
 		res, err := br.Run(ctx, in)
 		if err != nil {
-			q.done(r.spec.Index, p, in.Kept(), nil)
+			q.done(log, p, in.Kept(), nil)
 			return err
 		}
-		q.done(r.spec.Index, p, in.Kept(), res.Residuals)
+		q.done(log, p, in.Kept(), res.Residuals)
 		r.live.add(res)
 	}
 }
