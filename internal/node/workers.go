@@ -62,7 +62,9 @@ func (w *workers) request(job, environment string) (harness.Request, error) {
 		return harness.Request{}, err
 	}
 	n := w.perEnvironment
-	if own := j.settings().SDKWorkerParallel; own > 0 {
+	// Python's client always sends the option, and 1 unless the user says more:
+	// 1 is no wish. Who wants one worker says so to the server.
+	if own := j.settings().SDKWorkerParallel; own > 1 {
 		n = own
 	}
 	return harness.Request{
