@@ -147,6 +147,20 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
+// Workers is the number of workers that are admitted and connected.
+func (s *Server) Workers() (n int) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, w := range s.workers {
+		select {
+		case <-w.ready:
+			n++
+		default:
+		}
+	}
+	return n
+}
+
 // closeWorkers withdraws all workers and admits no further one.
 func (s *Server) closeWorkers() {
 	s.mu.Lock()

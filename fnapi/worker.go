@@ -175,13 +175,6 @@ func (w *Worker) SetDescriptor(d *fnpb.ProcessBundleDescriptor) {
 	w.descriptors[d.GetId()] = descriptor{proto: d, lane: lane, err: err}
 }
 
-// DropDescriptor forgets a descriptor that no further bundle uses.
-func (w *Worker) DropDescriptor(id string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.descriptors, id)
-}
-
 func (w *Worker) descriptor(id string) (descriptor, error) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
