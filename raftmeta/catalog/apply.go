@@ -250,6 +250,7 @@ func (j *Job) finish(r *TaskFinished) error {
 	}
 	t.Done = r
 	st.Finished++
+	j.metricsBytes += int64(len(r.Metrics))
 	if !st.Complete() {
 		return nil
 	}
@@ -309,6 +310,7 @@ func (j *Job) takeBack(x TaskRange) {
 		t := &st.Tasks[i]
 		t.Attempt++
 		if t.Done != nil {
+			j.metricsBytes -= int64(len(t.Done.Metrics))
 			t.Done = nil
 			st.Finished--
 		}

@@ -56,7 +56,7 @@ func (s *State) restore(r *JobRestored) error {
 		return err
 	}
 	j := *r.State // records are shared and never changed; jobs are
-	j.index, j.finished = index, 0
+	j.index, j.finished, j.metricsBytes = index, 0, 0
 	if len(j.Stages) != len(j.Graph.Stages) || len(j.Regions) != len(j.Graph.Regions) {
 		return fmt.Errorf("its stages are not those of its graph")
 	}
@@ -108,6 +108,7 @@ func (s *State) restoreTasks(r *TasksRestored) error {
 		st.Tasks[r.From+i] = t
 		if t.Done != nil {
 			st.Finished++
+			j.metricsBytes += int64(len(t.Done.Metrics))
 		}
 	}
 	if st.Complete() && !wasComplete {

@@ -78,8 +78,9 @@ type Job struct {
 	Stages  []*Stage  `json:"stages"`  // parallel to Graph.Stages
 	Regions []*Region `json:"regions"` // parallel to Graph.Regions
 
-	finished int // stages all of whose tasks have finished
-	index    *graphIndex
+	finished     int   // stages all of whose tasks have finished
+	metricsBytes int64 // of the tasks that have finished
+	index        *graphIndex
 }
 
 // A Stage is what is known of one stage. Parallelism is 0, and Tasks is empty,
@@ -124,6 +125,10 @@ type graphIndex struct {
 	regions  map[jobgraph.RegionID]int
 	regionOf []int // by stage
 }
+
+// MetricsBytes is the size of the metrics of the tasks that have finished: of
+// an ended job most of what it takes.
+func (j *Job) MetricsBytes() int64 { return j.metricsBytes }
 
 // StageAt returns the number of the stage in Stages, or -1.
 func (j *Job) StageAt(id jobgraph.StageID) int {

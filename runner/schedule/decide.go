@@ -248,7 +248,7 @@ func (c *call) endJobs() {
 
 // forget drops the oldest ended jobs beyond what history may hold.
 func (c *call) forget() {
-	jobs, tasks := 0, 0
+	jobs, tasks, bytes := 0, 0, int64(0)
 	var drop []catalog.JobID
 	all := c.state.Jobs()
 	for i := len(all) - 1; i >= 0; i-- {
@@ -260,7 +260,8 @@ func (c *call) forget() {
 		for _, st := range j.Stages {
 			tasks += st.Parallelism
 		}
-		if jobs > c.policy.HistoryJobs || tasks > c.policy.HistoryTasks && jobs > 1 {
+		bytes += j.MetricsBytes()
+		if jobs > c.policy.HistoryJobs || jobs > 1 && (tasks > c.policy.HistoryTasks || bytes > c.policy.HistoryBytes) {
 			drop = append(drop, j.ID)
 		}
 	}

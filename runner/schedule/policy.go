@@ -41,10 +41,13 @@ type Policy struct {
 	// Losses bounds how often one task is made again for the fault of others (a
 	// lost TaskManager, a corrupt partition); default 16.
 	Losses int
-	// HistoryJobs and HistoryTasks bound the ended jobs that are remembered, by
-	// their number and by the number of their tasks; defaults 1000 and 200,000.
+	// HistoryJobs, HistoryTasks and HistoryBytes bound the ended jobs that are
+	// remembered, by their number, by the number of their tasks, and by the size
+	// of those tasks' metrics; defaults 1000, 200,000 and 64 MiB. The job that
+	// ended last is remembered whatever its size.
 	HistoryJobs  int
 	HistoryTasks int
+	HistoryBytes int64
 }
 
 // WithDefaults is the policy with its zero fields filled in.
@@ -56,6 +59,7 @@ func (p Policy) WithDefaults() Policy {
 	setDefault(&p.Losses, 16)
 	setDefault(&p.HistoryJobs, 1000)
 	setDefault(&p.HistoryTasks, 200_000)
+	setDefault(&p.HistoryBytes, 64<<20)
 	if p.Restart.Kind == "" {
 		p.Restart = catalog.RestartStrategy{Kind: catalog.RestartFixedDelay, Attempts: 2, Delay: 250 * time.Millisecond}
 	}
