@@ -12,8 +12,9 @@ import "sync/atomic"
 
 // A Budget counts bytes. The zero value refuses everything; use New.
 type Budget struct {
-	limit int64
-	used  atomic.Int64
+	limit   int64
+	used    atomic.Int64
+	spilled atomic.Int64
 }
 
 // New returns a budget of limit bytes.
@@ -39,3 +40,10 @@ func (b *Budget) Take(n int64) { b.used.Add(n) }
 
 // Give gives back n bytes taken before.
 func (b *Budget) Give(n int64) { b.used.Add(-n) }
+
+// Spilled notes n bytes that were written to disk for want of memory.
+func (b *Budget) Spilled(n int64) { b.spilled.Add(n) }
+
+// SpilledBytes is the number of bytes that were written to disk for want of
+// memory.
+func (b *Budget) SpilledBytes() int64 { return b.spilled.Load() }

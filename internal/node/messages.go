@@ -21,7 +21,8 @@ type mailbox struct {
 	echoes *echoes
 	posts  chan post
 	held   []post // of processes' output, the oldest first; only run's goroutine touches it
-	lost   atomic.Int64
+
+	lost, lostInAll atomic.Int64 // lost: since it was last told of
 }
 
 type post struct {
@@ -66,6 +67,7 @@ func (m *mailbox) put(p post) {
 	case m.posts <- p:
 	default:
 		m.lost.Add(1)
+		m.lostInAll.Add(1)
 	}
 }
 

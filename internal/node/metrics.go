@@ -1,8 +1,12 @@
 package node
 
 import (
+	"context"
 	"net/http"
+	"sync/atomic"
 
+	"trestle/raftmeta"
+	"trestle/raftmeta/catalog"
 	"trestle/runner"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,54 +14,148 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-var (
-	jobsDesc   = prometheus.NewDesc("trestle_jobs", "Jobs that are remembered, by state.", []string{"state"}, nil)
-	tasksDesc  = prometheus.NewDesc("trestle_tasks", "Tasks of jobs that have not ended, by state.", []string{"state"}, nil)
-	slotsDesc  = prometheus.NewDesc("trestle_slots", "Slots of the TaskManager.", nil, nil)
-	budgetDesc = prometheus.NewDesc("trestle_memory_budget_bytes", "Bytes of the memory budget for data.", nil, nil)
-	usedDesc   = prometheus.NewDesc("trestle_memory_used_bytes", "Bytes of the memory budget that are taken.", nil, nil)
-	infoDesc   = prometheus.NewDesc("trestle_build_info", "Always 1.", []string{"version"}, nil)
-)
+// A number is one family of what Prometheus is told.
+type number struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	// value is asked for each value of the label, or once if there is no label.
+	labels []string
+	value  func(s *sample) []float64
+}
 
-// numbers are what Prometheus is told. They are counted when it asks.
-type numbers struct{ node *Node }
+// A sample is what is counted once for all numbers.
+type sample struct {
+	node  *Node
+	jobs  map[catalog.JobState]int
+	tasks runner.Counts // of jobs that have not ended
+}
+
+var jobStates = []catalog.JobState{catalog.Starting, catalog.Running, catalog.Draining, catalog.Cancelling, catalog.Done, catalog.Drained, catalog.Failed, catalog.Cancelled}
+
+func gauge(name, help string, value func(s *sample) float64) number {
+	return number{desc: prometheus.NewDesc(name, help, nil, nil), kind: prometheus.GaugeValue, value: func(s *sample) []float64 { return []float64{value(s)} }}
+}
+
+func counter(name, help string, value func(s *sample) float64) number {
+	n := gauge(name, help, value)
+	n.kind = prometheus.CounterValue
+	return n
+}
+
+func labelled(n number, name, help, label string, labels []string, values func(s *sample) []float64) number {
+	n.desc, n.labels, n.value = prometheus.NewDesc(name, help, []string{label}, nil), labels, values
+	return n
+}
+
+// numbers are all that Prometheus is told of Trestle. They are counted when it
+// asks.
+var numbers = []number{
+	labelled(number{kind: prometheus.GaugeValue}, "trestle_jobs", "Jobs that are remembered, by state.", "state", stateNames(),
+		func(s *sample) (out []float64) {
+			for _, st := range jobStates {
+				out = append(out, float64(s.jobs[st]))
+			}
+			return out
+		}),
+	labelled(number{kind: prometheus.GaugeValue}, "trestle_tasks", "Tasks of jobs that have not ended, by state.", "state", []string{"waiting", "running", "finished"},
+		func(s *sample) []float64 {
+			return []float64{float64(s.tasks.Waiting), float64(s.tasks.Running), float64(s.tasks.Finished)}
+		}),
+	labelled(number{kind: prometheus.CounterValue}, "trestle_tasks_ended_total", "Tasks that have ended since the start, by how.", "how", []string{"finished", "failed"},
+		func(s *sample) []float64 {
+			t := s.node.side.TaskManager.Totals()
+			return []float64{float64(t.TasksFinished), float64(t.TasksFailed)}
+		}),
+	counter("trestle_bundles_total", "Bundles that workers have processed and that were committed.",
+		func(s *sample) float64 { return float64(s.node.side.TaskManager.Totals().Bundles) }),
+	labelled(number{kind: prometheus.CounterValue}, "trestle_elements_total", "Elements that bundles were given (in) and have written (out).", "direction", []string{"in", "out"},
+		func(s *sample) []float64 {
+			t := s.node.side.TaskManager.Totals()
+			return []float64{float64(t.InElements), float64(t.OutElements)}
+		}),
+	labelled(number{kind: prometheus.CounterValue}, "trestle_bytes_total", "Bytes that bundles were given (in) and have written (out).", "direction", []string{"in", "out"},
+		func(s *sample) []float64 {
+			t := s.node.side.TaskManager.Totals()
+			return []float64{float64(t.InBytes), float64(t.OutBytes)}
+		}),
+	gauge("trestle_slots", "Slots of the TaskManager.",
+		func(s *sample) float64 { return float64(s.node.cfg.Slots) }),
+	gauge("trestle_workers", "SDK workers that are connected.",
+		func(s *sample) float64 { return float64(s.node.side.server.Workers()) }),
+	gauge("trestle_memory_budget_bytes", "Bytes of memory that there are for data.",
+		func(s *sample) float64 { return float64(s.node.side.budget.Limit()) }),
+	gauge("trestle_memory_used_bytes", "Bytes of memory for data that are taken.",
+		func(s *sample) float64 { return float64(s.node.side.budget.Used()) }),
+	counter("trestle_spilled_bytes_total", "Bytes of data that were written to disk for want of memory.",
+		func(s *sample) float64 { return float64(s.node.side.budget.SpilledBytes()) }),
+	counter("trestle_journal_appends_total", "Synced writes of the log of decisions.",
+		func(s *sample) float64 { return float64(s.node.counted.appends.Load()) }),
+	counter("trestle_journal_records_total", "Records of the log of decisions.",
+		func(s *sample) float64 { return float64(s.node.counted.records.Load()) }),
+	counter("trestle_messages_lost_total", "Messages of jobs that came faster than they could be written.",
+		func(s *sample) float64 { return float64(s.node.mail.lostInAll.Load()) }),
+}
+
+func stateNames() []string {
+	names := make([]string, len(jobStates))
+	for i, s := range jobStates {
+		names[i] = string(s)
+	}
+	return names
+}
+
+// collector tells the numbers of one node.
+type collector struct{ node *Node }
 
 // Describe names the numbers.
-func (c numbers) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{jobsDesc, tasksDesc, slotsDesc, budgetDesc, usedDesc, infoDesc} {
-		out <- d
+func (collector) Describe(out chan<- *prometheus.Desc) {
+	for _, n := range numbers {
+		out <- n.desc
 	}
 }
 
 // Collect counts.
-func (c numbers) Collect(out chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	byState := map[string]int{"RUNNING": 0, "DONE": 0, "FAILED": 0, "CANCELLED": 0}
-	var tasks runner.Counts
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	s := &sample{node: c.node, jobs: map[catalog.JobState]int{}}
 	for _, j := range c.node.dispatcher.Jobs() {
-		byState[string(j.State)]++
+		s.jobs[j.State]++
 		if !j.State.Terminal() {
-			tasks.Waiting += j.Tasks.Waiting
-			tasks.Running += j.Tasks.Running
-			tasks.Finished += j.Tasks.Finished
+			s.tasks.Waiting += j.Tasks.Waiting
+			s.tasks.Running += j.Tasks.Running
+			s.tasks.Finished += j.Tasks.Finished
 		}
 	}
-	for state, count := range byState {
-		gauge(jobsDesc, float64(count), state)
+	for _, n := range numbers {
+		for i, v := range n.value(s) {
+			var labels []string
+			if n.labels != nil {
+				labels = n.labels[i : i+1]
+			}
+			out <- prometheus.MustNewConstMetric(n.desc, n.kind, v, labels...)
+		}
 	}
-	gauge(tasksDesc, float64(tasks.Waiting), "waiting")
-	gauge(tasksDesc, float64(tasks.Running), "running")
-	gauge(tasksDesc, float64(tasks.Finished), "finished")
-	gauge(slotsDesc, float64(c.node.cfg.Slots))
-	gauge(budgetDesc, float64(c.node.side.budget.Limit()))
-	gauge(usedDesc, float64(c.node.side.budget.Used()))
-	gauge(infoDesc, 1, c.node.version)
 }
 
 func (n *Node) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(numbers{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "trestle_build_info", Help: "Always 1."}, []string{"version"})
+	build.WithLabelValues(n.version).Set(1)
+	r.MustRegister(collector{n}, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// countedJournal counts what is appended to the log of decisions.
+type countedJournal struct {
+	*raftmeta.Log
+	appends, records atomic.Int64
+}
+
+// Append is Log's.
+func (j *countedJournal) Append(ctx context.Context, records ...catalog.Record) error {
+	err := j.Log.Append(ctx, records...)
+	if err == nil {
+		j.appends.Add(1)
+		j.records.Add(int64(len(records)))
+	}
+	return err
 }

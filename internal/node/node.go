@@ -40,6 +40,7 @@ type Node struct {
 	jobListener, webListener net.Listener
 
 	journal    *raftmeta.Log
+	counted    *countedJournal  // is journal
 	blobs      *blobstore.Store // pipelines, and what runs of them
 	artifacts  *artifact.Store
 	messages   *joblog.Store
@@ -134,8 +135,9 @@ func (n *Node) join() error {
 	if err := n.joinTaskSide(); err != nil {
 		return err
 	}
+	n.counted = &countedJournal{Log: n.journal}
 	n.dispatcher = runner.New(runner.Config{
-		Journal:      n.journal,
+		Journal:      n.counted,
 		TaskManagers: []runner.TaskManager{n.side.TaskManager},
 		Policy: schedule.Policy{
 			TargetBytes: int64(n.cfg.TargetTaskSize),

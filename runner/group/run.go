@@ -192,6 +192,7 @@ func (w *runWriter) flush() error {
 	if _, err := w.run.file.f.WriteAt(out, w.run.end); err != nil {
 		return fmt.Errorf("write spill file: %w", err)
 	}
+	w.budget.Spilled(int64(len(out)))
 	w.run.end += int64(len(out))
 	w.run.file.end = w.run.end
 	w.block = w.block[:0]

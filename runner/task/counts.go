@@ -11,6 +11,7 @@ import (
 // counts are what a task has done so far. The task writes, progress reports
 // read.
 type counts struct {
+	totals                                     *totals // of the TaskManager
 	inBytes, outBytes, inElements, outElements atomic.Int64
 
 	mu        sync.Mutex
@@ -36,6 +37,7 @@ func (c *counts) add(res *bundle.Result) {
 	c.outBytes.Add(res.OutBytes)
 	c.inElements.Add(res.InElements)
 	c.outElements.Add(res.OutElements)
+	c.totals.add(res)
 }
 
 // commit adds the metrics of a committed bundle.
@@ -77,4 +79,35 @@ func (c *counts) progress(id ID) *Progress {
 	}
 	p.Metrics = all.Marshal(metricsLimit)
 	return p
+}
+
+// Totals are what a TaskManager has done since its start, tasks that were tried
+// again included.
+type Totals struct {
+	TasksFinished, TasksFailed                 int64
+	Bundles                                    int64
+	InBytes, OutBytes, InElements, OutElements int64
+}
+
+// totals are counted while tasks run.
+type totals struct {
+	finished, failed, bundles                  atomic.Int64
+	inBytes, outBytes, inElements, outElements atomic.Int64
+}
+
+func (t *totals) add(res *bundle.Result) {
+	t.bundles.Add(1)
+	t.inBytes.Add(res.InBytes)
+	t.outBytes.Add(res.OutBytes)
+	t.inElements.Add(res.InElements)
+	t.outElements.Add(res.OutElements)
+}
+
+// Totals tells what was done since the start.
+func (m *TaskManager) Totals() Totals {
+	t := &m.totals
+	return Totals{
+		TasksFinished: t.finished.Load(), TasksFailed: t.failed.Load(), Bundles: t.bundles.Load(),
+		InBytes: t.inBytes.Load(), OutBytes: t.outBytes.Load(), InElements: t.inElements.Load(), OutElements: t.outElements.Load(),
+	}
 }

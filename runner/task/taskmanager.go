@@ -85,6 +85,7 @@ type TaskManager struct {
 	reports chan Report
 	ctx     context.Context // of all tasks; ends with Run
 	stop    context.CancelCauseFunc
+	totals  totals
 
 	mu       sync.Mutex
 	closed   bool
@@ -198,7 +199,7 @@ func (m *TaskManager) Start(column []Spec) {
 			continue // asked again
 		}
 		ctx, cancel := context.WithCancelCause(m.ctx)
-		t := &running{cancel: cancel, live: &counts{committed: new(metrics.Set)}}
+		t := &running{cancel: cancel, live: &counts{committed: new(metrics.Set), totals: &m.totals}}
 		m.tasks[spec.ID] = t
 		m.wg.Go(func() {
 			defer cancel(nil)
@@ -222,9 +223,14 @@ func (m *TaskManager) runTask(ctx context.Context, spec Spec, t *running) {
 	delete(m.tasks, spec.ID)
 	m.mu.Unlock()
 	if err != nil {
-		m.reports <- Report{Failed: r.failed(ctx, err)}
+		failed := r.failed(ctx, err)
+		if failed.Cause != CauseCanceled {
+			m.totals.failed.Add(1)
+		}
+		m.reports <- Report{Failed: failed}
 		return
 	}
+	m.totals.finished.Add(1)
 	m.reports <- Report{Finished: done}
 }
 

@@ -146,6 +146,7 @@ func (p *partition) append(payloads []byte, blocks []entry) error {
 	if _, err := f.WriteAt(payloads, at); err != nil {
 		return fmt.Errorf("write shuffle file: %w", err)
 	}
+	p.d.cfg.Budget.Spilled(int64(len(payloads)))
 	return nil
 }
 

@@ -169,6 +169,7 @@ func (p *pipe) tryPublish(b *driver.Block, size int64) (wait <-chan struct{}, er
 // Stage puts a block into the staging file.
 func (p *pipe) Stage(b *driver.Block) error {
 	ref, err := p.staging.store(p.d.cfg.Dir, b.Data)
+	p.d.cfg.Budget.Spilled(int64(len(b.Data)))
 	p.d.cfg.Budget.Free(b.Data)
 	b.Data, b.Ref = nil, ref
 	return err
