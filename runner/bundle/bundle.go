@@ -336,29 +336,43 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 	defer progress.Stop()
 	var again <-chan time.Time // after a split that gave nothing: not at once
 	pause := splitPause
+	var broken error
+	split := func() {
+		again = nil
+		gave, err := r.split(ctx, b, in)
+		switch {
+		case err != nil:
+			broken, hungry = err, nil
+			b.Abort(err)
+		case !gave:
+			again = time.After(pause)
+			pause = min(2*pause, splitPauseMost)
+		default:
+			pause = splitPause
+		}
+	}
 	for {
 		select {
 		case a := <-wait:
 			if r.Attempted != nil {
 				r.Attempted(nil)
 			}
+			if a.err == nil {
+				a.err = broken // it may have come too late to abort
+			}
 			return a
 		case <-hungry:
-			again = nil
-			if !r.split(ctx, b, in) {
-				again = time.After(pause)
-			}
+			split()
 		case <-again:
 			again = nil
-			if r.StillHungry() && !r.split(ctx, b, in) {
-				pause = min(2*pause, splitPauseMost)
-				again = time.After(pause)
+			if r.StillHungry() {
+				split()
 			}
 		case <-progress.C:
 			r.progress(ctx, b)
 			// Whoever got the token may have nothing to give; others may.
 			if hungry != nil && again == nil && r.StillHungry() {
-				r.split(ctx, b, in)
+				split()
 			}
 		}
 	}

@@ -65,31 +65,31 @@ func (r *Runner) embed(in *Input) *fnpb.Elements {
 }
 
 // split asks the worker to give up half of what it has not done yet. It
-// reports whether there was something to give.
-func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) bool {
+// reports whether there was something to give. After an error the bundle must
+// not commit, even if the worker has done what it kept.
+func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) (gave bool, err error) {
 	resp, err := b.Split(ctx, map[string]*fnpb.ProcessBundleSplitRequest_DesiredSplit{
 		sourceID: {FractionOfRemainder: 0.5, EstimatedInputElements: int64(len(in.Items))},
 	})
 	if err != nil || len(resp.GetChannelSplits())+len(resp.GetPrimaryRoots())+len(resp.GetResidualRoots()) == 0 {
 		// A worker that can't split now is no error: it works on.
-		return false
+		return false, nil
 	}
 	kept, given, ok := in.narrow(resp)
 	if !ok {
 		// The worker has given up something, and we don't know what.
-		b.Abort(&fnapi.ProtocolError{
+		return false, &fnapi.ProtocolError{
 			Worker: r.lease.Worker().Name(), Instruction: b.ID(),
 			What: fmt.Sprintf("a split of %d elements made no sense: %v", len(in.Items), resp.GetChannelSplits()),
-		})
-		return false
+		}
 	}
 	// Noted first: from here on a later try of this bundle runs the primary only.
 	in.pending = kept
 	if len(given) == 0 {
-		return false
+		return false, nil
 	}
 	r.GiveBack(kept, given)
-	return true
+	return true, nil
 }
 
 // narrow computes what a split leaves to the bundle and what it gives back.
