@@ -53,3 +53,31 @@ func (p *Program) panicked(text string) string {
 func (p *Program) author(id string) string {
 	return p.template.GetTransforms()[id].GetUniqueName()
 }
+
+// suspectsShown bounds the list of who may be to blame, in bytes.
+const suspectsShown = 300
+
+// Suspects are the transforms of the stage, where an error doesn't say which of
+// them it is about: not each by its full name, but the parts of the pipeline
+// that they are of.
+func (p *Program) Suspects() string {
+	var parts []string
+	bytes := 0
+	for _, id := range p.Stage.Transforms {
+		name := p.author(id)
+		if at := strings.IndexByte(name, '/'); at >= 0 {
+			if next := strings.IndexByte(name[at+1:], '/'); next >= 0 {
+				name = name[:at+1+next]
+			}
+		}
+		if name == "" || slices.Contains(parts, name) {
+			continue
+		}
+		if bytes += len(name); bytes > suspectsShown {
+			parts = append(parts, "…")
+			break
+		}
+		parts = append(parts, name)
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"strings"
 	"testing"
 
 	"trestle/runner/fusion"
@@ -34,5 +35,22 @@ func TestBlame(t *testing.T) {
 				t.Errorf("Blame = %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// Where an error doesn't say, the parts of the pipeline are told.
+func TestSuspects(t *testing.T) {
+	p := &Program{
+		Stage: &fusion.Stage{Transforms: []string{"a", "b", "c", "d", "e"}},
+		template: &fnpb.ProcessBundleDescriptor{Transforms: map[string]*pipepb.PTransform{
+			"a": {UniqueName: "Create/Read(Source)/Process"},
+			"b": {UniqueName: "Create/Read(Source)/Split"},
+			"c": {UniqueName: "Clean/Parse numbers/Map/ParMultiDo(Anonymous)"},
+			"d": {UniqueName: "Print"},
+			"e": {UniqueName: strings.Repeat("x", 400)},
+		}},
+	}
+	if got, want := p.Suspects(), "Create/Read(Source), Clean/Parse numbers, Print, …"; got != want {
+		t.Errorf("Suspects = %q, want %q", got, want)
 	}
 }

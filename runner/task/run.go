@@ -293,7 +293,7 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 // userMessage tells the author of a pipeline what their code did: first the
 // transform and the exception in one line, then the SDK's own words.
 func (r *run) userMessage(text string) string {
-	where := "one of the transforms " + r.prog.Node.Name
+	where := "one of the transforms " + r.prog.Suspects()
 	if name := r.prog.Blame(text); name != "" {
 		where = fmt.Sprintf("transform %q", name)
 	}
