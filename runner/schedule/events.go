@@ -56,6 +56,18 @@ func (e finished) decide(c *call) {
 	if st := j.StageAt(r.Task.Stage); j.Stages[st].Complete() && !j.State.Terminal() {
 		c.releaseRead(j, st)
 	}
+	c.explain(j)
+}
+
+// explain looks again at failures that were to follow from another, when a
+// writer has finished after all.
+func (c *call) explain(j *catalog.Job) {
+	js := c.seen.job(j)
+	events := js.unexplained
+	js.unexplained = nil
+	for _, e := range events {
+		e.decide(c)
+	}
 }
 
 // inOrder puts what a task wrote into the order of its stage's outputs, or
@@ -165,6 +177,10 @@ func (e failed) decide(c *call) {
 	if task(j, e.f.Task).Done != nil {
 		return
 	}
+	if c.follows(j, e.lost) {
+		c.seen.job(j).unexplained = append(c.seen.job(j).unexplained, e)
+		return
+	}
 	seeds := []unit{unitOf(j, j.StageAt(e.f.Task.Stage), e.f.Task.Index)}
 	for _, l := range e.lost {
 		if u, ok := c.lose(j, l); ok {
@@ -172,6 +188,24 @@ func (e failed) decide(c *call) {
 		}
 	}
 	c.restart(j, seeds, seeds, e.f)
+}
+
+// follows reports whether a failure is only what follows from another, of which
+// the report is on its way: what the task read as it was written has been given
+// up by a writer that has not told yet why. The cause is what the job's author
+// must hear of, and what is counted.
+func (c *call) follows(j *catalog.Job, lost []Lost) bool {
+	for _, l := range lost {
+		d := j.DatasetAt(l.Dataset)
+		if d < 0 {
+			continue
+		}
+		writer := catalog.TaskID{Stage: j.Graph.Datasets[d].Producer, Index: l.Index, Attempt: l.Attempt}
+		if c.seen.running[runKey{j.ID, writer}] != nil && c.wanted(j.ID, writer) {
+			return true
+		}
+	}
+	return false
 }
 
 // lose notes that a partition is gone and returns the unit that makes it. It

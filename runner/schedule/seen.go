@@ -61,6 +61,9 @@ type jobSeen struct {
 	parts    [][]jobgraph.Partition // by dataset: what its readers are told, shared by all; nil when not yet made
 	cursor   []int                  // by region: all units before it are launched or done
 	slots    int                    // that the job's tasks occupy
+	// unexplained are failures whose cause is yet to be told by other tasks; at
+	// most one for each task that was started.
+	unexplained []failed
 	// passed counts how often others were started while the job waited, since it
 	// was started last; each start of a job of twice the priority is worth half.
 	passed float64
