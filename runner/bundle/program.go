@@ -241,6 +241,7 @@ func (c *compiler) stateful(tid string, t *pipepb.PTransform) error {
 		if err != nil {
 			return fmt.Errorf("transform %q: %w", t.GetUniqueName(), err)
 		}
+		fam.Expiry = f == pd.GetOnWindowExpirationTimerFamilySpec()
 		c.p.Families = append(c.p.Families, fam)
 		c.p.Timers = append(c.p.Timers, [2]string{tid, f})
 	}

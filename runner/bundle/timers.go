@@ -15,6 +15,7 @@ import (
 type Family struct {
 	Transform, ID  string
 	ProcessingTime bool
+	Expiry         bool // the runner sets them: one for each key and window, at its end
 	key, window    *coders.Coder
 }
 
@@ -58,6 +59,18 @@ func (p *Program) family(transform, id string) *Family {
 		}
 	}
 	return nil
+}
+
+// AppendTimer appends a timer without a tag, of an encoded key and window.
+func AppendTimer(dst, key, window []byte, fire element.Timestamp) []byte {
+	dst = append(dst, key...)
+	dst = append(dst, 0) // the length of the tag
+	dst = binary.BigEndian.AppendUint32(dst, 1)
+	dst = append(dst, window...)
+	dst = append(dst, 0) // not cleared
+	dst = coders.AppendTimestamp(dst, fire)
+	dst = coders.AppendTimestamp(dst, fire)
+	return append(dst, coders.NoFiring...)
 }
 
 // Cut cuts the first timer of b.

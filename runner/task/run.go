@@ -115,6 +115,7 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 	}
 	defer in.close()
 	timers := r.newPending()
+	defer timers.close()
 	goesOn := false // the keys of the last bundle are those of the next
 	for {
 		b, err := in.next(ctx)
@@ -131,10 +132,13 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 		}
 		goesOn = in.more()
 		res, err := br.Run(ctx, b)
-		in.release()
 		if err == nil {
 			err = timers.take(res.Timers)
 		}
+		if err == nil {
+			err = timers.expire(b, r.prog.Input)
+		}
+		in.release()
 		if err == nil && !goesOn {
 			err = r.settle(ctx, br, timers)
 		}

@@ -1,13 +1,16 @@
 package task
 
 import (
+	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
 	"encoding/binary"
 	"slices"
 
+	"trestle/coders"
 	"trestle/element"
+	"trestle/internal/membudget"
 	"trestle/runner/bundle"
 )
 
@@ -15,7 +18,8 @@ import (
 // they set, until none is left. All input of the bundles' keys is in: event
 // time stands at its end, so every timer is ripe, and each key's fire in the
 // order of their time. Processing-time timers come after those of event time,
-// in their own order: the job's clock moves when nothing else is to be done.
+// in their own order: the job's clock moves when nothing else is to be done. The
+// expiry of a key's windows is the last that happens to it.
 //
 // (Flink's batch state backend, fitted to the Fn API, where a timer is known
 // only at the end of the bundle that set it.)
@@ -23,6 +27,7 @@ func (r *run) settle(ctx context.Context, br *bundle.Runner, p *pending) error {
 	for {
 		in := p.round()
 		if in == nil {
+			p.close()
 			return nil
 		}
 		res, err := br.Run(ctx, in)
@@ -37,14 +42,88 @@ func (r *run) settle(ctx context.Context, br *bundle.Runner, p *pending) error {
 }
 
 func (r *run) newPending() *pending {
-	return &pending{families: r.prog.Families, keys: map[string]*keyTimers{}}
+	p := &pending{families: r.prog.Families, keys: map[string]*keyTimers{}, budget: r.m.cfg.Budget}
+	for i, f := range p.families {
+		if f.Expiry {
+			p.expiries = append(p.expiries, i)
+		}
+	}
+	return p
 }
 
 // pending are the timers that are set, by key.
 type pending struct {
 	families []bundle.Family
+	expiries []int // those of families that the runner sets
 	keys     map[string]*keyTimers
 	seq      int
+	budget   *membudget.Budget
+	held     int64 // bytes taken from it
+}
+
+// timerBytes is about what a timer costs besides its encoding.
+const timerBytes = 160
+
+func (p *pending) hold(n int64) {
+	p.budget.Take(n)
+	p.held += n
+}
+
+// close forgets all timers.
+func (p *pending) close() {
+	p.budget.Give(p.held)
+	p.held = 0
+	clear(p.keys)
+}
+
+// expire sets the timers for the end of the windows of each key in a bundle's
+// input.
+func (p *pending) expire(in *bundle.Input, w *coders.Windowed) error {
+	if len(p.expiries) == 0 {
+		return nil
+	}
+	var v, last coders.Value
+	for _, chunk := range in.Chunks {
+		for len(chunk) > 0 {
+			var err error
+			if chunk, err = w.Next(chunk, &v); err != nil {
+				return err
+			}
+			if last.Raw != nil && bytes.Equal(v.Key(), last.Key()) && bytes.Equal(v.Windows, last.Windows) && v.NumWindows == last.NumWindows {
+				continue
+			}
+			if err := p.expireWindows(&v, w); err != nil {
+				return err
+			}
+			last = v
+		}
+	}
+	return nil
+}
+
+func (p *pending) expireWindows(v *coders.Value, w *coders.Windowed) error {
+	windows := v.Windows
+	for range v.NumWindows {
+		window, rest, err := w.CutWindow(windows)
+		if err != nil {
+			return err
+		}
+		windows = rest
+		end, err := w.MaxTimestamp(window)
+		if err != nil {
+			return err
+		}
+		for _, family := range p.expiries {
+			t := bundle.Timer{Key: v.Key(), Windows: window, Count: 1, Fire: end, Hold: end}
+			if k := p.keys[string(t.Key)]; k != nil && k.byID[timerID(family, &t)] != nil {
+				continue
+			}
+			t.Raw = bundle.AppendTimer(nil, t.Key, window, end)
+			p.hold(int64(len(t.Raw)))
+			p.apply(family, &t)
+		}
+	}
+	return nil
 }
 
 // keyTimers are one key's timers, the next to fire first.
@@ -66,6 +145,7 @@ type timer struct {
 func (p *pending) take(chunks []bundle.TimerChunk) error {
 	for _, c := range chunks {
 		i := slices.IndexFunc(p.families, func(f bundle.Family) bool { return f.Transform == c.Transform && f.ID == c.Family })
+		p.hold(int64(len(c.Bytes)))
 		for b := c.Bytes; len(b) > 0; {
 			t, rest, err := p.families[i].Cut(b)
 			if err != nil {
@@ -84,7 +164,7 @@ func (p *pending) apply(family int, t *bundle.Timer) {
 		k = &keyTimers{key: string(t.Key), byID: map[string]*timer{}, heap: timerHeap{families: p.families}}
 		p.keys[k.key] = k
 	}
-	id := string(binary.AppendUvarint(binary.AppendUvarint(nil, uint64(family)), uint64(len(t.Tag)))) + string(t.Tag) + string(t.Windows)
+	id := timerID(family, t)
 	if old := k.byID[id]; old != nil && old.index >= 0 {
 		heap.Remove(&k.heap, old.index)
 		delete(k.byID, id)
@@ -93,9 +173,17 @@ func (p *pending) apply(family int, t *bundle.Timer) {
 		return
 	}
 	p.seq++
+	p.hold(timerBytes)
 	n := &timer{family: family, fire: t.Fire, seq: p.seq, raw: t.Raw}
 	k.byID[id] = n
 	heap.Push(&k.heap, n)
+}
+
+// timerID tells a key's timers apart: one that is set replaces the one of its id.
+func timerID(family int, t *bundle.Timer) string {
+	b := binary.AppendUvarint(make([]byte, 0, 64), uint64(family))
+	b = binary.AppendUvarint(b, uint64(len(t.Tag)))
+	return string(append(append(b, t.Tag...), t.Windows...))
 }
 
 // round takes each key's next timer; nil if there is none.
@@ -127,8 +215,8 @@ func (p *pending) round() *bundle.Input {
 	return in
 }
 
-// timerHeap orders timers: event time before processing time, then by the time
-// to fire, then as they were set.
+// timerHeap orders timers: event time before processing time before expiries,
+// then by the time to fire, then as they were set.
 type timerHeap struct {
 	timers   []*timer
 	families []bundle.Family
@@ -138,13 +226,23 @@ func (h *timerHeap) Len() int { return len(h.timers) }
 
 func (h *timerHeap) Less(i, j int) bool {
 	a, b := h.timers[i], h.timers[j]
-	if pa, pb := h.families[a.family].ProcessingTime, h.families[b.family].ProcessingTime; pa != pb {
-		return !pa
+	if c := cmp.Compare(h.rank(a), h.rank(b)); c != 0 {
+		return c < 0
 	}
 	if c := cmp.Compare(a.fire, b.fire); c != 0 {
 		return c < 0
 	}
 	return a.seq < b.seq
+}
+
+func (h *timerHeap) rank(t *timer) int {
+	switch f := &h.families[t.family]; {
+	case f.Expiry:
+		return 2
+	case f.ProcessingTime:
+		return 1
+	}
+	return 0
 }
 
 func (h *timerHeap) Swap(i, j int) {

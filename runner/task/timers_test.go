@@ -176,6 +176,68 @@ func TestTimers(t *testing.T) {
 	}
 }
 
+// The end of its windows is the last that happens to a key, once for each
+// window, whatever its timers do.
+func TestOnWindowExpiration(t *testing.T) {
+	var mu sync.Mutex
+	got := map[string][]string{}
+	var r *rig
+	fixed := func(p *pipepb.Pipeline) {
+		bundletest.EditParDo("State", func(pd *pipepb.ParDoPayload, _ *pipepb.Components) {
+			pd.TimerFamilySpecs["end"] = &pipepb.TimerFamilySpec{
+				TimeDomain:         pipepb.TimeDomain_EVENT_TIME,
+				TimerFamilyCoderId: pd.TimerFamilySpecs["t"].TimerFamilyCoderId,
+			}
+			pd.OnWindowExpirationTimerFamilySpec = "end"
+		})(p)
+	}
+	element := func(key string, ends ...element.Timestamp) []byte {
+		var windows []byte
+		for _, e := range ends {
+			windows = coders.AppendInterval(windows, intervalTo(e))
+		}
+		b := coders.AppendHeader(nil, 5, len(ends), windows, coders.NoFiring)
+		return append(append(b, bundletest.Bytes(key)...), bundletest.Bytes("x")...)
+	}
+	r = newRig(t, keyed+"\ncollection b window=fixed", options{
+		edit: []func(*pipepb.Pipeline){withProcessingTime, fixed},
+		fns: map[string]bundletest.Fn{
+			"Make": func(c *bundletest.Call, _ *coders.Value) error {
+				for _, e := range [][]byte{element("a", 20), element("a", 10), element("b", 10), element("a", 10), element("b", 10, 30)} {
+					if err := c.Emit("b", e); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+			"State": func(c *bundletest.Call, v *coders.Value) error {
+				window := v.Windows[:len(v.Windows)/v.NumWindows]
+				return c.EmitTimers("State", "p", bundle.AppendTimer(nil, v.Key(), window, 1000))
+			},
+		},
+		worker: func(_ int, h *fnapitest.Harness) {
+			h.ProcessTimers = onTimer(&r, func(_ *bundletest.Call, family, key, _ string, at int) error {
+				mu.Lock()
+				defer mu.Unlock()
+				got[key] = append(got[key], fmt.Sprintf("%s@%d", family, at))
+				return nil
+			})
+		},
+		config: func(c *task.Config) { c.BundleElements = 1 },
+	})
+	r.runTo("End")
+	if s := strings.Join(got["a"], " "); s != "p@1000 p@1000 end@9 end@19" {
+		t.Errorf("a: %s", s)
+	}
+	if s := strings.Join(got["b"], " "); s != "p@1000 end@9 end@29" {
+		t.Errorf("b: %s", s)
+	}
+}
+
+func intervalTo(end element.Timestamp) element.Interval {
+	return element.Interval{Start: end - 10, End: end}
+}
+
 // State lives as long as its key is at hand: through the key's timers, but not
 // into the next bundle; and a try that failed, of data or timers, has changed
 // nothing.
