@@ -177,7 +177,7 @@ func (e failed) decide(c *call) {
 	if task(j, e.f.Task).Done != nil {
 		return
 	}
-	if c.follows(j, e.lost) {
+	if c.follows(j, e) {
 		c.seen.job(j).unexplained = append(c.seen.job(j).unexplained, e)
 		return
 	}
@@ -191,18 +191,42 @@ func (e failed) decide(c *call) {
 }
 
 // follows reports whether a failure is only what follows from another, of which
-// the report is on its way: what the task read as it was written has been given
-// up by a writer that has not told yet why. The cause is what the job's author
-// must hear of, and what is counted.
-func (c *call) follows(j *catalog.Job, lost []Lost) bool {
-	for _, l := range lost {
+// the report is on its way: what the task read as it was written was given up
+// by its writer, or what it wrote by its reader. The cause is what the job's
+// author must hear of, and what is counted.
+func (c *call) follows(j *catalog.Job, e failed) bool {
+	for _, l := range e.lost {
 		d := j.DatasetAt(l.Dataset)
 		if d < 0 {
 			continue
 		}
 		writer := catalog.TaskID{Stage: j.Graph.Datasets[d].Producer, Index: l.Index, Attempt: l.Attempt}
-		if c.seen.running[runKey{j.ID, writer}] != nil && c.wanted(j.ID, writer) {
+		if c.runs(j, writer) || writer == e.f.Task && c.readersRun(j, d, l.Index) {
 			return true
+		}
+	}
+	return false
+}
+
+// runs reports whether the attempt runs, and is to.
+func (c *call) runs(j *catalog.Job, id catalog.TaskID) bool {
+	return c.seen.running[runKey{j.ID, id}] != nil && c.wanted(j.ID, id)
+}
+
+// readersRun reports whether tasks run that read the partition as it is written.
+func (c *call) readersRun(j *catalog.Job, dataset, partition int) bool {
+	d := j.Graph.Datasets[dataset]
+	region := j.RegionOf(j.StageAt(d.Producer))
+	for _, consumer := range d.Consumers {
+		at := j.StageAt(consumer)
+		if j.RegionOf(at) != region {
+			continue
+		}
+		reader, one := pointwiseReader(j, at, d.ID, partition)
+		for i, t := range j.Stages[at].Tasks {
+			if (!one || i == reader) && c.runs(j, catalog.TaskID{Stage: consumer, Index: i, Attempt: t.Attempt}) {
+				return true
+			}
 		}
 	}
 	return false

@@ -97,7 +97,7 @@ type Reader interface {
 }
 
 // A PartitionError names a partition that is missing or damaged. Its producer
-// must run again.
+// must run again. Its writer gets one when its reader has left.
 type PartitionError struct {
 	Partition PartitionID
 	Err       error

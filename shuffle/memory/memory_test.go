@@ -99,8 +99,9 @@ func TestOneSideLeaves(t *testing.T) {
 		}()
 		synctest.Wait()
 		r.Close()
-		if err := <-wrote; err == nil {
-			t.Fatal("the writer must fail")
+		var pe *driver.PartitionError
+		if err := <-wrote; !errors.As(err, &pe) || pe.Partition != theID {
+			t.Fatalf("the writer must fail for its partition, not with %v", err)
 		}
 
 		second := theID
@@ -120,7 +121,6 @@ func TestOneSideLeaves(t *testing.T) {
 		synctest.Wait()
 		cause := errors.New("worker lost")
 		p.Abort(cause)
-		var pe *driver.PartitionError
 		if err := <-read; !errors.As(err, &pe) || !errors.Is(err, cause) || pe.Partition != second {
 			t.Fatalf("got %v", err)
 		}

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"trestle/shuffle/driver"
@@ -107,7 +108,7 @@ func (p *pipe) Publish(ctx context.Context, blocks []driver.Block) error {
 				p.d.cfg.Budget.Free(blocks[j].Data)
 			}
 			p.Discard(blocks[i:])
-			return err
+			return p.because(err)
 		}
 	}
 	return nil
@@ -172,6 +173,20 @@ func (p *pipe) Stage(b *driver.Block) error {
 	p.d.cfg.Budget.Spilled(int64(len(b.Data)))
 	p.d.cfg.Budget.Free(b.Data)
 	b.Data, b.Ref = nil, ref
+	return p.because(err)
+}
+
+// because gives the error that a writer is told. That its reader has left is
+// nothing that it did: the reader's error says more.
+func (p *pipe) because(err error) error {
+	if err == nil {
+		return nil
+	}
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	if errors.Is(p.err, errLeft) {
+		return &driver.PartitionError{Partition: p.id, Err: errLeft}
+	}
 	return err
 }
 
@@ -188,6 +203,9 @@ func (p *pipe) Discard(blocks []driver.Block) {
 func (p *pipe) Close() (durable string, err error) {
 	p.d.mu.Lock()
 	defer p.d.mu.Unlock()
+	if errors.Is(p.err, errLeft) {
+		return "", &driver.PartitionError{Partition: p.id, Err: errLeft}
+	}
 	if p.err != nil {
 		return "", p.err
 	}
