@@ -147,7 +147,7 @@ func answer(w http.ResponseWriter, v any) {
 func refuse(w http.ResponseWriter, err error) {
 	code := http.StatusInternalServerError
 	if errors.Is(err, runner.ErrUnknownJob) {
-		code = http.StatusNotFound
+		code, err = http.StatusNotFound, errors.New("there is no such job")
 	}
 	refuseWith(w, code, err)
 }

@@ -169,5 +169,5 @@ func stageLine(s runner.Stage) string {
 		done = width * finished(s.Tasks) / s.Parallelism
 	}
 	bar := strings.Repeat("█", done) + strings.Repeat("·", width-done)
-	return fmt.Sprintf("%-4s %s %4d/%-4d %12s in %12s out  %s", s.ID, bar, finished(s.Tasks), s.Parallelism, web.Count(s.InElements), web.Count(s.OutElements), web.StageLabel(s.Name))
+	return fmt.Sprintf("%-4s %s %4d/%-4d %10s in %10s out  %s", s.ID, bar, finished(s.Tasks), s.Parallelism, web.Count(s.InElements), web.Count(s.OutElements), web.StageLabel(s.Name))
 }

@@ -75,14 +75,15 @@ func New(cfg Config, version string, log *slog.Logger) (n *Node, err error) {
 	if n.journal, err = raftmeta.Open(n.path("journal")); err != nil {
 		return n, err
 	}
+	n.bound()
+	if err := n.listen(); err != nil {
+		return n, err
+	}
+	// Not before: what can't start leaves alone the file of who has the ports.
 	if cfg.ReadyFile != "" {
 		if err := os.Remove(cfg.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return n, fmt.Errorf("remove the last run's ready file: %w", err)
 		}
-	}
-	n.bound()
-	if err := n.listen(); err != nil {
-		return n, err
 	}
 	if err := n.openStores(); err != nil {
 		return n, err
