@@ -1,8 +1,12 @@
 package jobservice
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -65,7 +69,7 @@ func redactValue(v *structpb.Value, depth int) *structpb.Value {
 }
 
 var (
-	urlPassword = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^/\s:@]*):[^/\s@]+@`)
+	urlPassword = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^/\s:@]*):([^/\s@]+)@`)
 	// An assignment inside a longer text, such as --name=value or name: value.
 	assignment = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_.-]*)(\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)`)
 )
@@ -73,15 +77,9 @@ var (
 // redactString looks into texts that hold options themselves: JSON objects
 // (environment_config), NAME=VALUE (experiments, JAAS lines), and URLs.
 func redactString(s string, depth int) string {
-	trimmed := strings.TrimSpace(s)
-	if strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "[") {
-		var v any
-		if json.Unmarshal([]byte(trimmed), &v) == nil {
-			if inner, err := structpb.NewValue(v); err == nil {
-				if out, err := json.Marshal(redactValue(inner, depth+1).AsInterface()); err == nil {
-					return string(out)
-				}
-			}
+	if inner, ok := parseInner(s); ok {
+		if out, err := json.Marshal(redactValue(inner, depth+1).AsInterface()); err == nil {
+			return string(out)
 		}
 	}
 	s = urlPassword.ReplaceAllString(s, "$1:"+Redacted+"@")
@@ -92,6 +90,85 @@ func redactString(s string, depth int) string {
 		}
 		return parts[1] + parts[2] + Redacted
 	})
+}
+
+// leastSecret is the length from which on a secret's value is looked for in
+// texts: shorter ones stand in any text by chance.
+const leastSecret = 5
+
+// Secrets are the values that Redact hides, the longest first, so that they can
+// be hidden where options come back in other texts: workers log them.
+func Secrets(o *structpb.Struct) []string {
+	found := map[string]bool{}
+	collectStruct(o, 0, func(s string) {
+		if len(s) >= leastSecret && s != Redacted {
+			found[s] = true
+		}
+	})
+	return slices.SortedFunc(maps.Keys(found), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+	})
+}
+
+func collectStruct(o *structpb.Struct, depth int, found func(string)) {
+	for name, v := range o.GetFields() {
+		collect(v, depth+1, secretName(name), found)
+	}
+}
+
+// collect finds the secrets in a value, all of whose texts are secret if it is.
+func collect(v *structpb.Value, depth int, secret bool, found func(string)) {
+	if depth > maxDepth {
+		return
+	}
+	switch k := v.GetKind().(type) {
+	case *structpb.Value_StructValue:
+		for name, v := range k.StructValue.GetFields() {
+			collect(v, depth+1, secret || secretName(name), found)
+		}
+	case *structpb.Value_ListValue:
+		for _, v := range k.ListValue.GetValues() {
+			collect(v, depth+1, secret, found)
+		}
+	case *structpb.Value_NumberValue:
+		if secret {
+			found(strconv.FormatFloat(k.NumberValue, 'f', -1, 64))
+		}
+	case *structpb.Value_StringValue:
+		collectString(k.StringValue, depth, secret, found)
+	}
+}
+
+func collectString(s string, depth int, secret bool, found func(string)) {
+	if secret {
+		found(s)
+	}
+	if v, ok := parseInner(s); ok {
+		collect(v, depth+1, secret, found)
+		return
+	}
+	for _, m := range urlPassword.FindAllStringSubmatch(s, -1) {
+		found(m[2])
+	}
+	for _, m := range assignment.FindAllStringSubmatch(s, -1) {
+		if secretName(m[1]) {
+			found(strings.Trim(m[3], `"'`))
+		}
+	}
+}
+
+// parseInner reads a text that is a JSON object or list.
+func parseInner(s string) (*structpb.Value, bool) {
+	trimmed := strings.TrimSpace(s)
+	if !strings.HasPrefix(trimmed, "{") && !strings.HasPrefix(trimmed, "[") {
+		return nil, false
+	}
+	var v any
+	if json.Unmarshal([]byte(trimmed), &v) != nil {
+		return nil, false
+	}
+	inner, err := structpb.NewValue(v)
+	return inner, err == nil
 }
 
 var (

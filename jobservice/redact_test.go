@@ -43,6 +43,21 @@ func TestRedact(t *testing.T) {
 	}
 }
 
+// The values of secrets are known, wherever they stand.
+func TestSecrets(t *testing.T) {
+	var o structpb.Struct
+	if err := o.UnmarshalJSON([]byte(`{"beam:option:db_password:v1": "hunter2!", "url": "kafka://u:pa55word@h:1", "n": {"apiKey": 1234567, "deep": ["token=abcdefg"]},
+		"environment_config": "{\"env\": {\"AWS_SECRET_ACCESS_KEY\": \"wJalr\"}}", "pin_token": "123", "plain": "nothing here"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(Secrets(&o), " "), "hunter2! pa55word 1234567 abcdefg wJalr"; got != want {
+		t.Errorf("Secrets = %q, want %q", got, want)
+	}
+	if got := Secrets(nil); got != nil {
+		t.Errorf("of nothing: %q", got)
+	}
+}
+
 // Each client's way to write an option is read.
 func TestParseSettings(t *testing.T) {
 	for name, in := range map[string]string{

@@ -49,9 +49,9 @@ func (m *mailbox) Post(job string, at time.Time, level slog.Level, text string) 
 
 // output takes a line that a worker process wrote. It never waits. What the
 // worker has logged, too, is not shown a second time.
-func (m *mailbox) output(job, worker string, line []byte) {
+func (m *mailbox) output(job, worker, line string) {
 	now := time.Now()
-	m.put(post{job: job, output: now, entry: joblog.Entry{Time: now, Level: joblog.Info, Origin: worker, Text: string(line)}})
+	m.put(post{job: job, output: now, entry: joblog.Entry{Time: now, Level: joblog.Info, Origin: worker, Text: line}})
 }
 
 // logged notes what a worker has logged, on its way to the store.

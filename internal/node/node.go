@@ -178,9 +178,11 @@ func (n *Node) joinTaskSide() (err error) {
 		Open: func(_ context.Context, hash string) ([]byte, error) {
 			return n.blobs.Get(hash)
 		},
-		Output: n.mail.output,
-		Start:  n.cfg.WorkerStartTimeout,
-		Log:    n.log,
+		Output: func(job, worker string, line []byte) {
+			n.mail.output(job, worker, n.side.stored.hide(job, string(line)))
+		},
+		Start: n.cfg.WorkerStartTimeout,
+		Log:   n.log,
 	})
 	return err
 }
@@ -192,6 +194,7 @@ func (n *Node) workerMessages(job string, entries ...joblog.Entry) error {
 		if entries[i].Transform != "" {
 			entries[i].Transform = n.side.stored.transformName(job, entries[i].Transform)
 		}
+		entries[i].Text = n.side.stored.hide(job, entries[i].Text)
 	}
 	n.mail.logged(job, entries)
 	if err := n.messages.Append(job, entries...); err != nil {

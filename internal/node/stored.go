@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 
 	"trestle/jobservice"
@@ -24,15 +25,28 @@ type storedJob struct {
 	Options *structpb.Struct
 
 	settings func() jobservice.Settings // what of Options is meant for the runner; read once
+	secrets  func() *strings.Replacer   // hides the secrets of Options; nil if there are none
 }
 
 func newStoredJob(name string, plan *fusion.Plan, options *structpb.Struct) *storedJob {
-	return &storedJob{Name: name, Plan: plan, Options: options, settings: sync.OnceValue(func() jobservice.Settings {
-		// Options that were accepted once and can't be read any more are those of
-		// a later or an earlier Trestle: what can be read counts.
-		s, _ := jobservice.ParseSettings(options)
-		return s
-	})}
+	return &storedJob{Name: name, Plan: plan, Options: options,
+		settings: sync.OnceValue(func() jobservice.Settings {
+			// Options that were accepted once and can't be read any more are those
+			// of a later or an earlier Trestle: what can be read counts.
+			s, _ := jobservice.ParseSettings(options)
+			return s
+		}),
+		secrets: sync.OnceValue(func() *strings.Replacer {
+			var pairs []string
+			for _, s := range jobservice.Secrets(options) {
+				pairs = append(pairs, s, jobservice.Redacted)
+			}
+			if pairs == nil {
+				return nil
+			}
+			return strings.NewReplacer(pairs...)
+		}),
+	}
 }
 
 type storedJobJSON struct {
@@ -152,6 +166,21 @@ func (s *stored) environment(job, id string) (*storedJob, *pipepb.Environment, e
 func (s *stored) inClient(job, id string) bool {
 	_, env, err := s.environment(job, id)
 	return err != nil || env.GetUrn() == "beam:env:external:v1"
+}
+
+// hide takes the job's secrets out of what its workers say: SDKs log the options
+// that they were started with.
+func (s *stored) hide(job, text string) string {
+	s.mu.Lock()
+	j := s.jobs[job]
+	s.mu.Unlock()
+	if j == nil {
+		return text
+	}
+	if r := j.secrets(); r != nil {
+		return r.Replace(text)
+	}
+	return text
 }
 
 // transformName is what the author calls a transform of a job's plan.
