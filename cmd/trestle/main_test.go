@@ -130,7 +130,7 @@ func TestClient(t *testing.T) {
 	if out, _, err = trestle(t, "jobs", ready, "--json"); err != nil || json.Unmarshal([]byte(out), &list) != nil || len(list.Jobs) != 1 || list.Jobs[0].Priority != 2 {
 		t.Errorf("jobs --json: %q %v", out, err)
 	}
-	for _, args := range [][]string{{"job", id, ready, "--tasks"}, {"job", id, ready, "--json"}, {"logs", id, ready, "-f"}, {"metrics", id, ready}, {"wait", id, ready}, {"cancel", id, ready}} {
+	for _, args := range [][]string{{"job", id, ready, "--tasks"}, {"job", id, ready, "--json"}, {"logs", id, ready, "-f"}, {"metrics", id, ready}, {"pipeline", id, ready, "--json"}, {"wait", id, ready}, {"cancel", id, ready}} {
 		if out, _, err := trestle(t, args...); err != nil || out == "" {
 			t.Errorf("%v: %q %v", args, out, err)
 		}

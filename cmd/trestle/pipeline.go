@@ -8,6 +8,7 @@ import (
 	"trestle/internal/node"
 	"trestle/runner/region"
 
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -73,5 +74,44 @@ needed. All that is wrong with the pipeline is told at once.`,
 	c.Flags().StringVar(&mode, "exchange-mode", string(region.PointwisePipelined), "`MODE` of the edges: all-blocking, pointwise-pipelined or all-pipelined")
 	c.Flags().IntVar(&slots, "slots", node.Defaults().Slots, "slots that regions may need with all-pipelined")
 	c.MarkFlagsMutuallyExclusive("json", "dot")
+	return c
+}
+
+func pipelineCommand() *cobra.Command {
+	var cl client
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "pipeline ID",
+		Short: "Write a job's pipeline, as it was submitted, to standard output",
+		Long: `Write a job's pipeline, as it was submitted, to standard output.
+
+The proto is binary, or JSON with --json. trestle plan reads it, and trestle run
+if its workers can be started again: not those of a client that has gone
+(LOOPBACK).`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			jobs, conn, err := cl.dial()
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			r, err := jobs.GetPipeline(c.Context(), &jobpb.GetJobPipelineRequest{JobId: args[0]})
+			if err != nil {
+				return said(err)
+			}
+			b, err := proto.Marshal(r.GetPipeline())
+			if asJSON {
+				b, err = protojson.MarshalOptions{Multiline: true}.Marshal(r.GetPipeline())
+				b = append(b, '\n')
+			}
+			if err != nil {
+				return err
+			}
+			_, err = c.OutOrStdout().Write(b)
+			return err
+		},
+	}
+	addressFlags(c, &cl)
+	jsonFlag(c, &asJSON)
 	return c
 }
