@@ -14,7 +14,7 @@ LINT    := $(CACHE)/bin/golangci-lint-2.15.0
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour bench bench-spill full clean
+.PHONY: build demo java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour bench bench-spill full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -76,6 +76,8 @@ $(CACHE)/java/.ready: itests/java/pom.xml $(shell find itests/java/src -name '*.
 	mkdir -p $(CACHE)/java
 	$(MVN) --quiet --batch-mode --file itests/java/pom.xml -Dcache=$(CACHE)/java package
 	touch $@
+
+java-jars: $(CACHE)/java/.ready ## Beam's jars and a Java word count, in .cache/java
 
 $(LINT):
 	GOBIN=$(CACHE)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
