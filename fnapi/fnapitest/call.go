@@ -114,12 +114,7 @@ func (h *Harness) run(instruction string, req *fnpb.ProcessBundleRequest, behave
 	var in *inbox
 	if c.channel != nil {
 		in = c.channel.inbox(instruction)
-		defer func() {
-			close(in.gone)
-			c.channel.mu.Lock()
-			defer c.channel.mu.Unlock()
-			delete(c.channel.inboxes, instruction)
-		}()
+		defer c.channel.leave(instruction, in)
 	}
 	if err := c.misbehave(behave.Fault); err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ type channel struct {
 
 	mu      sync.Mutex
 	inboxes map[string]*inbox // by instruction
+	over    map[string]bool   // instructions that take no more
 }
 
 // An inbox holds one bundle's input.
@@ -49,7 +50,7 @@ func (h *Harness) channel(url string) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &channel{stream: stream, ended: make(chan struct{}), inboxes: make(map[string]*inbox)}
+	c := &channel{stream: stream, ended: make(chan struct{}), inboxes: make(map[string]*inbox), over: make(map[string]bool)}
 	h.channels[url] = c
 	h.tasks.Go(func() {
 		c.read(h.ctx.Done())
@@ -63,9 +64,13 @@ func (h *Harness) channel(url string) (*channel, error) {
 	return c, nil
 }
 
+// inbox finds or makes an instruction's inbox; nil if it takes no more.
 func (c *channel) inbox(instruction string) *inbox {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over[instruction] {
+		return nil
+	}
 	b := c.inboxes[instruction]
 	if b == nil {
 		b = &inbox{parts: make(chan part, inboxSize), gone: make(chan struct{})}
@@ -98,8 +103,20 @@ func (c *channel) read(done <-chan struct{}) {
 	}
 }
 
+// leave drops what comes for an instruction from now on.
+func (c *channel) leave(instruction string, b *inbox) {
+	close(b.gone)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.inboxes, instruction)
+	c.over[instruction] = true
+}
+
 func (c *channel) put(done <-chan struct{}, instruction string, p part) {
 	b := c.inbox(instruction)
+	if b == nil {
+		return
+	}
 	select {
 	case b.parts <- p:
 	case <-b.gone:
