@@ -61,6 +61,13 @@ func New(cfg Config, version string, log *slog.Logger) (n *Node, err error) {
 	if err := errors.Join(cfg.Validate()...); err != nil {
 		return nil, err
 	}
+	// Workers are started in directories of their own, and must find what is in
+	// this one.
+	data, err := filepath.Abs(cfg.Data)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	cfg.Data = data
 	n = &Node{cfg: cfg, log: log, version: version, closing: make(chan struct{})}
 	defer func() {
 		if err != nil {

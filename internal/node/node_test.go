@@ -235,3 +235,20 @@ func TestStack(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A data directory that is said by a relative path is found by workers, which
+// have working directories of their own.
+func TestRelativeData(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	c := Defaults()
+	c.JobAddr, c.WebAddr, c.Data = "127.0.0.1:0", "127.0.0.1:0", "here"
+	n, err := New(c, "test", quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if !filepath.IsAbs(n.path("task")) {
+		t.Errorf("%s", n.path("task"))
+	}
+}
