@@ -120,7 +120,7 @@ func disk(dir string) finding {
 	if err := unix.Statfs(at, &st); err != nil {
 		return finding{What: "disk", State: "bad", Detail: err.Error()}
 	}
-	free := node.Size(int64(st.Bavail) * int64(st.Bsize))
+	free := node.Size(int64(st.Bavail) * st.Bsize)
 	f.Detail = fmt.Sprintf("%s free at %s", free, at)
 	if err := unix.Access(at, unix.W_OK); err != nil {
 		f.State, f.Detail, f.Advice = "bad", at+" can't be written to", "choose another directory with --data"

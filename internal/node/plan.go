@@ -1,8 +1,6 @@
 package node
 
 import (
-	"errors"
-
 	"trestle/runner/fusion"
 	"trestle/runner/graph"
 	"trestle/runner/region"
@@ -33,10 +31,4 @@ func Plan(p *pipepb.Pipeline, o PlanOptions) (*fusion.Plan, error) {
 	}
 	region.Compute(plan.Graph, region.Options{Mode: o.Mode, Slots: o.Slots})
 	return plan, nil
-}
-
-// authorsFault reports errors that are about the pipeline itself.
-func authorsFault(err error) bool {
-	var p *graph.PipelineError
-	return errors.As(err, &p)
 }

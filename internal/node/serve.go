@@ -12,8 +12,14 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// politely is how long clients may take to read the end of their answers.
-const politely = time.Second
+const (
+	// politely is how long clients may take to read the end of their answers.
+	politely = time.Second
+	// greeting is how long a client may take from its connection to its first
+	// words. gRPC's end waits for them, even Stop, so it must be well within the
+	// time that we have to stop.
+	greeting = 3 * time.Second
+)
 
 // serveJobs serves the job endpoint until ctx ends.
 func (n *Node) serveJobs(ctx context.Context) error {
@@ -21,6 +27,7 @@ func (n *Node) serveJobs(ctx context.Context) error {
 		// A client that vanished is noticed, and its streams end.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(greeting),
 	)
 	server := grpc.NewServer(opts...)
 	n.jobService.Register(server)
@@ -57,7 +64,7 @@ func (n *Node) serveWeb(ctx context.Context) error {
 	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), politely)
 	defer cancel()
 	if err := server.Shutdown(soon); err != nil {
-		server.Close()
+		_ = server.Close() // connections that are left
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return err
