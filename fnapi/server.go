@@ -108,6 +108,10 @@ func (s *Server) URL() string { return s.url }
 // when the server ends; then their connections are cut.
 const drainTime = 2 * time.Second
 
+// greeting is how long a peer may take from its connection to its first words.
+// gRPC's end waits for them, even when it cuts all other connections.
+const greeting = 3 * time.Second
+
 // Serve answers workers until ctx is done or a listener fails. It owns every
 // goroutine of the server: when it returns, none is left, all workers are lost
 // and all bundles have failed. It may be called once.
@@ -190,6 +194,7 @@ func (s *Server) commonOptions() []grpc.ServerOption {
 		// its connections for that.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
+		grpc.ConnectionTimeout(greeting),
 	}
 }
 
