@@ -51,9 +51,9 @@ func TestFairness(t *testing.T) {
 	need(t, "behaviour")
 	const stages = 24
 	tests := []struct {
-		name              string
-		first, second     string // priorities
-		least, most       int    // stages that the second one has behind it when the first one has half
+		name          string
+		first, second string // priorities
+		least, most   int    // stages that the second one has behind it when the first one has half
 	}{
 		{name: "equal", first: "priority=0", second: "priority=0", least: 6, most: 18},
 		{name: "unequal", first: "priority=3", second: "priority=0", least: 1, most: 5},

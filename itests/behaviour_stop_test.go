@@ -1,6 +1,7 @@
 package itests
 
 import (
+	"bytes"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -53,6 +54,15 @@ func startMiddle(t *testing.T) *middle {
 	return m
 }
 
+// marked reports whether there is a process with the variable.
+func marked(mark string) bool {
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	return slices.ContainsFunc(environs, func(path string) bool {
+		environ, err := os.ReadFile(path)
+		return err == nil && bytes.Contains(environ, []byte(mark))
+	})
+}
+
 // goOn starts a new server on the old one's data, which must know all jobs and
 // bring them to their right end.
 func (m *middle) goOn(t *testing.T) {
@@ -100,6 +110,7 @@ func TestKilledInMidJob(t *testing.T) {
 	m := startMiddle(t)
 	m.kill()
 	mustBeGone(t, m.pids, 5*time.Second)
+	eventually(t, 5*time.Second, "whoever ended the workers ends, too", func() bool { return !marked(m.mark) })
 	mustHaveLeftNothing(t, m.mark, filepath.Join(m.trestle.dir, "tmp"))
 	m.goOn(t)
 	mustBeTidy(t, m.data())
