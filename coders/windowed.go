@@ -71,7 +71,7 @@ func (w *Windowed) Next(b []byte, v *Value) (rest []byte, err error) {
 
 // cutElem cuts the element that begins at b[at].
 func (w *Windowed) cutElem(b []byte, at int, v *Value) (rest []byte, err error) {
-	key, n := 0, 0
+	var key, n int
 	if w.key == nil {
 		n, err = w.elem.Skip(b[at:])
 	} else {

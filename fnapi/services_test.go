@@ -87,7 +87,7 @@ func TestState(t *testing.T) {
 		for {
 			resp, err := c.State(&fnpb.StateRequest{Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{ContinuationToken: token}}})
 			if err != nil || resp.GetError() != "" {
-				return fmt.Errorf("get: %v, %v", resp.GetError(), err)
+				return fmt.Errorf("get: %v, %w", resp.GetError(), err)
 			}
 			pages = append(pages, string(resp.GetGet().GetData()))
 			if token = resp.GetGet().GetContinuationToken(); len(token) == 0 {

@@ -105,7 +105,6 @@ func echo(w *fnapi.Worker, lane int, sinks ...string) fnapi.BundleStart {
 // A collector is an Output that keeps everything.
 type collector struct {
 	mu     sync.Mutex
-	inside bool
 	chunks map[string][]string // by transform, or transform/family
 	err    error               // returned, if set
 }

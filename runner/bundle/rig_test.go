@@ -62,7 +62,6 @@ type rig struct {
 	ids     []shuffle.PartitionID
 	runner  *bundle.Runner
 
-	mu        sync.Mutex
 	committed []*metrics.Set
 	states    []*fakeState
 }

@@ -298,7 +298,7 @@ func (g *Grouper) Next(dst []byte) (out []byte, count int, err error) {
 	default:
 		out, count, err = g.nextGroup(dst)
 	}
-	if err != nil && err != io.EOF { //nolint:errorlint // ours, never wrapped
+	if err != nil && err != io.EOF {
 		g.build.abandon()
 		err = fmt.Errorf("group: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 var errPayload = errors.New("malformed payload")
@@ -48,7 +47,7 @@ var typeOfURN = func() map[string]string {
 	types := make(map[string]string)
 	specs := pipepb.MonitoringInfoSpecs_Enum(0).Descriptor().Values()
 	for i := range specs.Len() {
-		spec, ok := proto.GetExtension(specs.Get(i).Options().(protoreflect.ProtoMessage), pipepb.E_MonitoringInfoSpec).(*pipepb.MonitoringInfoSpec)
+		spec, ok := proto.GetExtension(specs.Get(i).Options(), pipepb.E_MonitoringInfoSpec).(*pipepb.MonitoringInfoSpec)
 		if ok {
 			types[spec.GetUrn()] = spec.GetType()
 		}

@@ -138,7 +138,7 @@ func readIndexBytes(path string) (index []byte, end int64, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close() // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		return nil, 0, err

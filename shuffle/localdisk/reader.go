@@ -175,7 +175,7 @@ func (r *reader) fetchSource(src *source) error {
 		if f, err = os.Open(src.p.path); err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // it was only read
+		defer f.Close() // it was only read
 	}
 	for i := range src.entries {
 		e := &src.entries[i]
