@@ -37,8 +37,8 @@ race: ## the packages' own tests under the race detector
 lint: $(LINT)
 	$(LINT) run ./...
 
-itest-quick: build $(VENV)/.ready $(CACHE)/java/.ready ## some of each SDK's tests
-	$(ITEST) -itests=go,python,java -quick
+itest-quick: build $(VENV)/.ready $(CACHE)/java/.ready ## some of each SDK's tests, and how the whole behaves
+	$(ITEST) -itests=go,python,java,behaviour -quick
 
 itest-go: build ## the Go SDK's own tests
 	$(ITEST) -itests=go -run '^TestGo'
