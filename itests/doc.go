@@ -7,6 +7,10 @@
 // name and with its reason in a list beside the tests, and a listed test that
 // passes is an error, so that the lists only shrink.
 //
+// What a stock suite doesn't look at is in the files behaviour_*: how the whole
+// bears failures, kills and hostile peers, and what it shows of its work. Their
+// pipelines' functions run in this test's own program, started as a worker.
+//
 // The tests run when the flag -itests says which: go, python, java, behaviour, or
 // several with commas. `make itest-go` and its sisters prepare what they need.
 package itests
