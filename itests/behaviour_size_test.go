@@ -18,14 +18,16 @@ func TestLargePipeline(t *testing.T) {
 	s := serve(t)
 	tests := []struct {
 		name  string
+		bytes int
 		build func(t *testing.T, dir string) *pipepb.Pipeline
 	}{
-		{"go", func(t *testing.T, dir string) *pipepb.Pipeline {
+		{"go", 10 << 20, func(t *testing.T, dir string) *pipepb.Pipeline {
 			return goPipeline(t, goBoot(t, filepath.Join(dir, "pids")), func(s beam.Scope) {
 				gatherNumbers(s, beam.ParDo(s, &luggageFn{Luggage: blob(0, 10<<20)}, beam.Impulse(s)), filepath.Join(dir, "out"))
 			})
 		}},
-		{"python", func(t *testing.T, dir string) *pipepb.Pipeline {
+		// The SDK's worker takes a second for each megabyte of a function.
+		{"python", 5 << 20, func(t *testing.T, dir string) *pipepb.Pipeline {
 			p := pythonPipeline(t, "luggage", dir)
 			startBy(t, p, notedBoot(t, filepath.Join(dir, "pids")))
 			return p
@@ -39,7 +41,7 @@ func TestLargePipeline(t *testing.T) {
 				t.Fatalf("the pipeline has only %d bytes", proto.Size(p))
 			}
 			submit(t, s, "large", p).mustEnd()
-			mustHaveNumbers(t, filepath.Join(dir, "out"), 10<<20, 10<<20+1)
+			mustHaveNumbers(t, filepath.Join(dir, "out"), test.bytes, test.bytes+1)
 		})
 	}
 }

@@ -133,7 +133,7 @@ def wait(p, dir):
 
 def luggage(p, dir):
   """A pipeline that is large because of what a function carries."""
-  heavy = os.urandom(10 << 20)  # what is pickled is compressed
+  heavy = os.urandom(5 << 20)  # what is pickled is compressed
   gather(p | beam.Impulse() | beam.Map(lambda _: str(len(heavy))), dir + '/out')
 
 
