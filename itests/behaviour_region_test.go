@@ -67,10 +67,10 @@ func TestRegion(t *testing.T) {
 	if edge.Exchange != "pipelined" || edge.Partitioning != "forward" {
 		t.Errorf("the edge is %+v, want pipelined and forward", edge)
 	}
-	mustNotBeOnDisk(t, s.data(), edge.ID)
+	mustNotBeOnDisk(t, s, edge.ID)
 	openGate(t, filepath.Join(dir, "go"))
 	j.mustEnd()
-	mustNotBeOnDisk(t, s.data(), edge.ID)
+	mustNotBeOnDisk(t, s, edge.ID)
 
 	after := j.shown()
 	upper, second = after.stageNamed(t, "paceFn"), after.stageNamed(t, "See")
@@ -121,10 +121,10 @@ func between(t *testing.T, j shownJob, producer, consumer string) shownDataset {
 }
 
 // mustNotBeOnDisk looks for files of a dataset, finished or not, and for files
-// that are open without a name.
-func mustNotBeOnDisk(t *testing.T, data, dataset string) {
+// in the data directory that are open and have no name any more.
+func mustNotBeOnDisk(t *testing.T, s *trestle, dataset string) {
 	t.Helper()
-	err := filepath.WalkDir(filepath.Join(data, "task"), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(s.data(), "task"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil //nolint:nilerr // files come and go
 		}
@@ -135,6 +135,15 @@ func mustNotBeOnDisk(t *testing.T, data, dataset string) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.PID))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, s.data()) && strings.HasSuffix(to, "(deleted)") {
+			t.Errorf("there is a file without a name: %s", to)
+		}
 	}
 }
 

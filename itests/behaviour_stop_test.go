@@ -82,6 +82,9 @@ func (m *middle) goOn(t *testing.T) {
 	if got := ended.shown(); len(got.Stages) == 0 || got.Stages[0].State != "finished" {
 		t.Errorf("the ended job is shown without its stages: %+v", got)
 	}
+	if _, committed := ended.metrics(); committed["elements of itests.numbersFn"] != "100" {
+		t.Errorf("the ended job's metrics are %v", committed)
+	}
 	openGate(t, filepath.Join(m.dir, "go"))
 	m.waiting.job = m.waiting.at(next.server)
 	m.waiting.release()
