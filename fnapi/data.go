@@ -72,13 +72,15 @@ func (l *lane) current() (*dataStream, <-chan struct{}) {
 // another when it thinks that the first is broken.
 func (l *lane) enter(s *dataStream) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stream != nil {
-		l.stream.end(errors.New("the worker opened another data stream in its place"))
-	} else {
+	old := l.stream
+	l.stream = s
+	if old == nil {
 		close(l.arrived)
 	}
-	l.stream = s
+	l.mu.Unlock()
+	if old != nil {
+		old.end(errors.New("the worker opened another data stream in its place"))
+	}
 }
 
 func (l *lane) leave(s *dataStream) {
@@ -93,6 +95,7 @@ func (l *lane) leave(s *dataStream) {
 // A dataStream is one open stream of a lane.
 type dataStream struct {
 	worker *Worker
+	lane   *lane
 	stream grpc.ServerStream
 	// out are messages for the writer. It is short: who finds it full waits,
 	// which is how a worker that doesn't read holds back its input.
@@ -116,8 +119,8 @@ func (d *dataService) data(stream grpc.ServerStream) error {
 	default:
 		return status.Error(codes.FailedPrecondition, "a worker opens its control stream first")
 	}
-	s := &dataStream{worker: w, stream: stream, out: make(chan *outgoing, 2), ended: make(chan struct{})}
 	l := &w.lanes[d.lane]
+	s := &dataStream{worker: w, lane: l, stream: stream, out: make(chan *outgoing, 2), ended: make(chan struct{})}
 	l.enter(s)
 	w.adopt(d.lane, s)
 	d.server.tasks.Go(s.write)
@@ -127,7 +130,6 @@ func (d *dataService) data(stream grpc.ServerStream) error {
 	case <-w.lost:
 		s.end(w.Err())
 	}
-	l.leave(s)
 	w.loseStream(s)
 	if w.Err() != nil {
 		return nil // the end of a worker is no error of its streams
@@ -136,10 +138,12 @@ func (d *dataService) data(stream grpc.ServerStream) error {
 }
 
 // end closes the stream from our side; the first reason stays. The handler then
-// returns, and that ends reader and writer.
+// returns, and that ends reader and writer. Whoever hears of the end finds the
+// lane without the stream: the next bundle must not begin on it.
 func (s *dataStream) end(err error) {
 	s.endOnce.Do(func() {
 		s.err = err
+		s.lane.leave(s)
 		close(s.ended)
 	})
 }

@@ -143,6 +143,7 @@ func (h *Harness) run(instruction string, req *fnpb.ProcessBundleRequest, behave
 func (c *Call) misbehave(f Fault) error {
 	switch {
 	case f == GarbleData && c.channel != nil:
+		c.harness.drop(c.channel) // the runner will end it; the next bundle opens another
 		return c.channel.send(Raw{0x0a, 0xff})
 	case f == Stray:
 		return c.Emit("no such transform", []byte("stray"))

@@ -1,6 +1,7 @@
 package fnapitest
 
 import (
+	"maps"
 	"sync"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
@@ -54,14 +55,17 @@ func (h *Harness) channel(url string) (*channel, error) {
 	h.channels[url] = c
 	h.tasks.Go(func() {
 		c.read(h.ctx.Done())
+		h.drop(c)
 		close(c.ended)
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.channels[url] == c {
-			delete(h.channels, url) // the next bundle opens another
-		}
 	})
 	return c, nil
+}
+
+// drop makes the next bundle open another stream.
+func (h *Harness) drop(c *channel) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.channels, func(_ string, other *channel) bool { return other == c })
 }
 
 // inbox finds or makes an instruction's inbox; nil if it takes no more.
