@@ -15,7 +15,7 @@ import (
 // again on its successor, and each element comes out once.
 func TestWorkerCrash(t *testing.T) {
 	need(t, "behaviour")
-	s := serve(t)
+	s := serve(t, "--workers-per-environment=1")
 	t.Run("go", func(t *testing.T) {
 		// Several times, because it matters when the other task's bundle, on the
 		// same worker, was last heard of.
@@ -36,7 +36,7 @@ func TestWorkerCrash(t *testing.T) {
 		dir := t.TempDir()
 		p := pythonPipeline(t, "crash", dir)
 		startBy(t, p, notedBoot(t, filepath.Join(dir, "pids")))
-		submit(t, s, "crash-python", p, "sdk_worker_parallelism=1").mustEnd()
+		submit(t, s, "crash-python", p).mustEnd()
 		mustHaveNumbers(t, filepath.Join(dir, "out"), 0, 100)
 		if n := len(lines(filepath.Join(dir, "pids"))); n != 2 {
 			t.Errorf("%d workers were started, want one and its successor", n)
@@ -153,7 +153,7 @@ func TestUserError(t *testing.T) {
 		dir := t.TempDir()
 		p := pythonPipeline(t, "fail", dir)
 		startBy(t, p, notedBoot(t, filepath.Join(dir, "pids")))
-		submit(t, s, "fails", p, "restart_strategy=none", "sdk_worker_parallelism=1").mustFail("Strict", "ValueError", "the number 3 is one too many")
+		submit(t, s, "fails", p, "restart_strategy=none").mustFail("Strict", "ValueError", "the number 3 is one too many")
 		if n := count(t, filepath.Join(dir, "try-*")); n != 2 {
 			t.Errorf("the element was tried %d times, want 2", n)
 		}

@@ -136,7 +136,7 @@ func TestMetrics(t *testing.T) {
 		dir := t.TempDir()
 		p := pythonPipeline(t, "crash", dir)
 		startBy(t, p, notedBoot(t, filepath.Join(dir, "pids")))
-		j := submit(t, s, "metrics-python", p, "sdk_worker_parallelism=1")
+		j := submit(t, s, "metrics-python", p)
 		j.mustEnd()
 		mustMeasure(t, j, measured{"numbers": "100", "elements of ParDo(Crash)": "100"})
 	})

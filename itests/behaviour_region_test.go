@@ -50,7 +50,7 @@ func TestRegion(t *testing.T) {
 	// Little memory makes small bundles.
 	s := launch(t, t.TempDir(), "--memory=128MiB", "--slots=2")
 	dir := t.TempDir()
-	j := submit(t, s.server, "region", goThenPython(t, dir), "restart_strategy=none", "sdk_worker_parallelism=1")
+	j := submit(t, s.server, "region", goThenPython(t, dir), "restart_strategy=none")
 	eventually(t, jobLimit, "Python has an element, and Go waits with the next", func() bool {
 		return exists(filepath.Join(dir, "seen")) && exists(filepath.Join(dir, "waits"))
 	})
