@@ -157,14 +157,14 @@ func TestKilledOften(t *testing.T) {
 	home, dir := t.TempDir(), t.TempDir()
 	pids := filepath.Join(dir, "pids")
 	var jobs []*job
-	for i, life := range []time.Duration{40, 90, 160, 250, 370, 600} {
+	for i, life := range []int{40, 90, 160, 250, 370, 600} {
 		s := launch(t, home)
 		if i < 3 {
 			output := filepath.Join(dir, string(rune('a'+i)))
 			p := sums(t, goBoot(t, pids), n, output)
 			jobs = append(jobs, submit(t, s.server, "often", p))
 		}
-		<-time.After(life * time.Millisecond)
+		<-time.After(time.Duration(life) * time.Millisecond)
 		s.kill()
 	}
 	s := launch(t, home)
