@@ -336,6 +336,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 	defer progress.Stop()
 	var again <-chan time.Time // after a split that gave nothing: not at once
 	pause := splitPause
+	began := time.Now()
 	var broken error
 	split := func() {
 		again = nil
@@ -362,7 +363,10 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			}
 			return a
 		case <-hungry:
-			split()
+			// The bundle may be as good as done, above all where halves of one
+			// element end together: a split would come too late then, and Go's SDK
+			// takes half a second to say so. At its beginning there is no such doubt.
+			again = time.After(min(time.Since(began), splitGrace))
 		case <-again:
 			again = nil
 			if r.StillHungry() {

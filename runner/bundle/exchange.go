@@ -22,6 +22,9 @@ const (
 	// first, splitPauseMost later: it may be at its last element.
 	splitPause     = 10 * time.Millisecond
 	splitPauseMost = time.Second
+	// splitGrace is how long a bundle that has run for a while may go on before
+	// it is split for a task that begins to wait.
+	splitGrace = 150 * time.Millisecond
 	// obituaryWait is how long a lost worker's last words are waited for.
 	obituaryWait = 2 * time.Second
 )
