@@ -3,11 +3,11 @@
 package trestle
 
 import (
+	_ "github.com/apache/beam/sdks/v2/go/cmd/prism"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/io/textio"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/x/beamx"
 	_ "github.com/apache/beam/sdks/v2/go/test/integration/primitives"
-	_ "github.com/apache/beam/sdks/v2/go/cmd/prism"
 	_ "github.com/cespare/xxhash/v2"
 	_ "github.com/cockroachdb/datadriven"
 	_ "github.com/google/go-cmp/cmp"
