@@ -2,8 +2,6 @@ package bundle_test
 
 import (
 	"context"
-	"errors"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -11,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"trestle/coders"
 	"trestle/fnapi/fnapitest"
 	"trestle/internal/membudget"
 	"trestle/runner/bundle"
@@ -197,31 +194,10 @@ func (r *rig) output() string {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		all = append(all, readAll(r.t, rd, w)...)
+		all = append(all, bundletest.ReadAll(r.t, rd, w)...)
 	}
 	slices.Sort(all)
 	return strings.Join(all, " ")
-}
-
-func readAll(t *testing.T, rd *shuffle.Reader, w *coders.Windowed) (all []string) {
-	t.Helper()
-	defer rd.Close()
-	for {
-		b, _, err := rd.Next(t.Context())
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var v coders.Value
-		for len(b) > 0 {
-			if b, err = w.Next(b, &v); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, bundletest.Text(&v))
-		}
-	}
 }
 
 // fakeState counts what happens to it.

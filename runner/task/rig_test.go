@@ -2,9 +2,7 @@ package task_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -354,7 +352,7 @@ func (r *rig) output(collection string) string {
 		}
 		for _, s := range prog.Sinks {
 			if s.Output.Collection == collection {
-				all = append(all, readAll(r.t, rd, s.Windowed)...)
+				all = append(all, bundletest.ReadAll(r.t, rd, s.Windowed)...)
 			}
 		}
 		slices.Sort(all)
@@ -362,27 +360,6 @@ func (r *rig) output(collection string) string {
 	}
 	r.t.Fatalf("no dataset holds collection %s:\n%v", collection, r.plan)
 	return ""
-}
-
-func readAll(t *testing.T, rd *shuffle.Reader, w *coders.Windowed) (all []string) {
-	t.Helper()
-	defer rd.Close()
-	for {
-		b, _, err := rd.Next(t.Context())
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var v coders.Value
-		for len(b) > 0 {
-			if b, err = w.Next(b, &v); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, bundletest.Text(&v))
-		}
-	}
 }
 
 // emits is user code that emits elements for each that it is given.
