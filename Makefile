@@ -9,6 +9,8 @@ VENV    := $(CACHE)/venv
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LINT    := $(CACHE)/bin/golangci-lint-2.15.0
 
+RUNS    ?= 1
+
 # How many packages are built or tested at a time is Go's default. Suites are
 # run one after another: they have a server of their own each, and share the
 # cores.
@@ -52,8 +54,8 @@ itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen
 itest-java: build $(CACHE)/java/.ready ## a Java word count
 	$(ITEST) -itests=java -run '^TestJava'
 
-bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Flink; writes docs/performance.md
-	$(GO) run ./bench -cache=$(CACHE)
+bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Flink; writes docs/performance.md; RUNS=3 takes an hour and prints medians
+	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS)
 
 bench-spill: build ## grouping far more data than memory; fails if the memory grows beyond its budget
 	$(GO) run ./bench -cache=$(CACHE) -spill
