@@ -19,6 +19,15 @@ type Inventory struct {
 	Running []RunningTask
 	// Held are the partitions that it can serve.
 	Held []HeldPartitions
+	// Queues are the restriction queues that it keeps.
+	Queues []HeldQueue
+}
+
+// A HeldQueue is one generation of a stage's restriction queue.
+type HeldQueue struct {
+	Job        string
+	Stage      jobgraph.StageID
+	Generation uint32
 }
 
 // A RunningTask is an attempt that runs in a slot.

@@ -24,7 +24,9 @@ type Spec struct {
 	// RootRestrictions stage pull from: those of equal job, stage and Queue share
 	// one. What a failed task pulled goes back to it. A new generation begins
 	// again with the whole input.
-	Queue      uint32
+	Queue uint32
+	// QueueAt is the TaskManager that keeps the queue; "" is the task's own.
+	QueueAt    string
 	Inputs     []Input
 	SideInputs []Input
 	Outputs    []Output
@@ -37,11 +39,14 @@ type Spec struct {
 type Input struct {
 	Dataset    jobgraph.DatasetID
 	Partitions []Partition
-	Lo, Hi     int
+	// At names, by partition, the TaskManager that has it. "" is in no one's
+	// keeping but the object store's; nil means that all are at the task's own.
+	// Partitions and At are shared between tasks and read only.
+	At     []string
+	Lo, Hi int
 }
 
-// A Partition is one producer task's output. (Where it is comes with the
-// second TaskManager.)
+// A Partition is one producer task's output.
 type Partition = jobgraph.Partition
 
 // An Output tells how many sub-partitions to write of a dataset.
