@@ -12,15 +12,16 @@ import (
 	"trestle/runner/task"
 )
 
-// A board shows jobs: the fold of the durable records, and what is known of
-// running tasks, which no record holds.
-type board struct {
-	// state is changed by the committer alone, which may read it without the
-	// lock.
-	state *catalog.State
+// A Board shows jobs: the fold of the durable records, and, where the jobs are
+// led, what is known of running tasks, which no record holds. Every JobManager
+// of a group has one and tells it what the log holds, in order; the Dispatcher
+// of the one that leads adds the rest. It is safe for concurrent use.
+type Board struct {
+	messages Messages
 
-	mu   sync.RWMutex
-	live map[catalog.JobID]*live // of every job in state
+	mu    sync.RWMutex
+	state *catalog.State
+	live  map[catalog.JobID]*live // of every job in state
 }
 
 // live is what is shown of a job beyond its records.
@@ -39,54 +40,73 @@ type runningTask struct {
 	metrics []byte
 }
 
-func newBoard() *board {
-	return &board{state: catalog.NewState(), live: map[catalog.JobID]*live{}}
+// NewBoard returns a Board that shows nothing yet. It posts what records have
+// to say to the authors of jobs; messages may be nil.
+func NewBoard(messages Messages) *Board {
+	if messages == nil {
+		messages = noMessages{}
+	}
+	return &Board{messages: messages, state: catalog.NewState(), live: map[catalog.JobID]*live{}}
 }
 
-// replay folds a record of the journal. Nobody looks yet.
-func (b *board) replay(r catalog.Record) error {
+// Restore shows a state in place of what was shown, which it goes on from: the
+// one that the log has come to with the entry of that index. The Board owns it
+// from here on.
+func (b *Board) Restore(_ uint64, state *catalog.State) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.state.Apply(r)
-}
-
-// begin makes what is shown of the replayed jobs.
-func (b *board) begin() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	before := b.live
+	b.state, b.live = state, map[catalog.JobID]*live{}
 	for _, j := range b.state.Jobs() {
-		l := b.add(j)
-		l.started = firstStart(j)
-		if !l.started.IsZero() {
-			l.statuses = append(l.statuses, Status{State: catalog.Running, At: l.started})
+		l := before[j.ID]
+		if l == nil {
+			l = newLive(j)
 		}
+		delete(before, j.ID)
+		b.live[j.ID] = l
+		l.begin(firstChoice(j))
 		l.follow(j, j.Ended)
+		if j.State.Terminal() {
+			l.running = nil
+		}
+	}
+	for _, l := range before {
+		l.wake() // for those who watch a job that is forgotten
 	}
 }
 
-func firstStart(j *catalog.Job) time.Time {
+// firstChoice is when the first region of a job was about to start.
+func firstChoice(j *catalog.Job) time.Time {
 	var first catalog.Instant
-	for _, st := range j.Stages {
-		for i := range st.Tasks {
-			if d := st.Tasks[i].Done; d != nil && d.Started > 0 && (first == 0 || d.Started < first) {
-				first = d.Started
-			}
+	for _, r := range j.Regions {
+		if r.Chosen > 0 && (first == 0 || r.Chosen < first) {
+			first = r.Chosen
 		}
 	}
 	return first.Time()
 }
 
-func (b *board) add(j *catalog.Job) *live {
+func newLive(j *catalog.Job) *live {
 	l := &live{changed: make(chan struct{}), running: map[catalog.TaskID]*runningTask{}}
 	l.statuses = append(l.statuses, Status{State: catalog.Starting, At: j.Accepted.Time()})
-	b.live[j.ID] = l
 	return l
+}
+
+// begin notes that the job's first region starts; not for a zero time.
+func (l *live) begin(at time.Time) {
+	if at.IsZero() || !l.started.IsZero() {
+		return
+	}
+	l.started = at
+	if l.statuses[len(l.statuses)-1].State == catalog.Starting {
+		l.come(catalog.Running, at, nil)
+	}
 }
 
 // follow notes the state that the job's records have brought it to.
 func (l *live) follow(j *catalog.Job, at catalog.Instant) {
 	if j.State == catalog.Running {
-		return // to be seen when the first task starts
+		return // to be seen when the first region starts
 	}
 	l.come(j.State, at.Time(), j.Failure)
 }
@@ -100,41 +120,68 @@ func (l *live) come(state catalog.JobState, at time.Time, why *catalog.Failure) 
 		s.Error = why.Message
 	}
 	l.statuses = append(l.statuses, s)
+	l.wake()
+}
+
+func (l *live) wake() {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-// publish shows what has become durable, and what is about to be done.
-func (b *board) publish(todo []batch) {
+// Apply folds the records of one entry of the log, and shows and posts what
+// they say. It must be called with every entry, in order.
+func (b *Board) Apply(index uint64, records []catalog.Record) {
+	for _, r := range records {
+		b.announce(index, r)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, batch := range todo {
-		for _, r := range batch.records {
-			b.fold(r)
-		}
-		for _, a := range batch.actions {
-			if start, ok := a.(schedule.Start); ok {
-				b.launch(start)
-			}
+	for _, r := range records {
+		b.fold(r)
+	}
+}
+
+// launched shows the tasks that are about to be started.
+func (b *Board) launched(actions []schedule.Action) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, a := range actions {
+		if start, ok := a.(schedule.Start); ok {
+			b.launch(start)
 		}
 	}
 }
 
-func (b *board) fold(r catalog.Record) {
+// abandon forgets what runs: the Dispatcher that knew of it is no more.
+func (b *Board) abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.live {
+		clear(l.running)
+	}
+}
+
+func (b *Board) fold(r catalog.Record) {
 	if err := b.state.Apply(r); err != nil {
 		panic("invariant broken: what was decided doesn't fit what was written: " + err.Error())
 	}
 	j := b.state.Job(r.JobID())
 	if j == nil {
-		delete(b.live, r.JobID())
+		if l := b.live[r.JobID()]; l != nil {
+			delete(b.live, r.JobID())
+			l.wake()
+		}
 		return
 	}
 	l := b.live[j.ID]
 	if l == nil {
-		l = b.add(j)
+		l = newLive(j)
+		b.live[j.ID] = l
 	}
 	at := j.Ended
 	switch r := r.(type) {
+	case *catalog.ParallelismChosen:
+		l.begin(r.At.Time())
 	case *catalog.TaskFinished:
 		delete(l.running, r.Task)
 	case *catalog.TasksReset:
@@ -157,17 +204,10 @@ func (l *live) forget(j *catalog.Job) {
 	}
 }
 
-func (b *board) launch(a schedule.Start) {
+func (b *Board) launch(a schedule.Start) {
 	l := b.live[a.Job]
 	if l == nil || l.running == nil {
 		return
-	}
-	now := time.Now()
-	if l.started.IsZero() {
-		l.started = now
-		if l.statuses[len(l.statuses)-1].State == catalog.Starting {
-			l.come(catalog.Running, now, nil)
-		}
 	}
 	for _, t := range a.Tasks {
 		l.running[t.ID] = &runningTask{manager: a.TaskManager, slot: a.Slot}
@@ -175,7 +215,7 @@ func (b *board) launch(a schedule.Start) {
 }
 
 // adopt shows what a TaskManager that joins says it runs.
-func (b *board) adopt(manager string, runs []schedule.RunningTask) {
+func (b *Board) adopt(manager string, runs []schedule.RunningTask) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range runs {
@@ -192,7 +232,7 @@ func (b *board) adopt(manager string, runs []schedule.RunningTask) {
 }
 
 // drop forgets what a lost TaskManager ran.
-func (b *board) drop(manager string) {
+func (b *Board) drop(manager string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.live {
@@ -205,14 +245,14 @@ func (b *board) drop(manager string) {
 }
 
 // runs returns the running task, or nil. The lock is held.
-func (b *board) runs(id task.ID) *runningTask {
+func (b *Board) runs(id task.ID) *runningTask {
 	if l := b.live[catalog.JobID(id.Job)]; l != nil {
 		return l.running[taskID(id)]
 	}
 	return nil
 }
 
-func (b *board) started(id task.ID, at time.Time) {
+func (b *Board) started(id task.ID, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if r := b.runs(id); r != nil && r.started.IsZero() {
@@ -220,7 +260,7 @@ func (b *board) started(id task.ID, at time.Time) {
 	}
 }
 
-func (b *board) progress(p *task.Progress) {
+func (b *Board) progress(p *task.Progress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if r := b.runs(p.ID); r != nil {
@@ -229,7 +269,7 @@ func (b *board) progress(p *task.Progress) {
 	}
 }
 
-func (b *board) startOf(id task.ID) time.Time {
+func (b *Board) startOf(id task.ID) time.Time {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if r := b.runs(id); r != nil {
@@ -238,11 +278,11 @@ func (b *board) startOf(id task.ID) time.Time {
 	return time.Time{}
 }
 
-// watch yields statuses as they come, without a goroutine of its own.
-func (b *board) watch(ctx context.Context, id catalog.JobID, stopped <-chan struct{}) (iter.Seq[Status], error) {
-	b.mu.RLock()
-	l := b.live[id]
-	b.mu.RUnlock()
+// Watch yields the states that a job has come to and comes to, each once, from
+// STARTING on. It ends after a terminal state, which is never left out, or
+// when the job is forgotten or ctx ends.
+func (b *Board) Watch(ctx context.Context, id string) (iter.Seq[Status], error) {
+	l := b.liveOf(catalog.JobID(id))
 	if l == nil {
 		return nil, fmt.Errorf("watch job %q: %w", id, ErrUnknownJob)
 	}
@@ -250,6 +290,7 @@ func (b *board) watch(ctx context.Context, id catalog.JobID, stopped <-chan stru
 		for next := 0; ; {
 			b.mu.RLock()
 			statuses, changed := l.statuses[next:], l.changed
+			forgotten := b.live[catalog.JobID(id)] != l
 			b.mu.RUnlock()
 			for _, s := range statuses {
 				if !yield(s) || s.State.Terminal() {
@@ -257,16 +298,23 @@ func (b *board) watch(ctx context.Context, id catalog.JobID, stopped <-chan stru
 				}
 				next++
 			}
-			if len(statuses) > 0 {
+			switch {
+			case len(statuses) > 0:
 				continue
+			case forgotten:
+				return
 			}
 			select {
 			case <-changed:
 			case <-ctx.Done():
 				return
-			case <-stopped:
-				return
 			}
 		}
 	}, nil
+}
+
+func (b *Board) liveOf(id catalog.JobID) *live {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.live[id]
 }

@@ -3,8 +3,6 @@ package runner
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"time"
 
 	"trestle/raftmeta/catalog"
 	"trestle/runner/schedule"
@@ -46,11 +44,8 @@ func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[stri
 			return fmt.Errorf("the JobManager stops: %w", err)
 		}
 	}
-	for _, r := range records {
-		d.announce(r)
-	}
-	d.board.publish(todo)
 	for _, b := range todo {
+		d.board.launched(b.actions)
 		for _, tm := range b.joins {
 			managers[tm.Name()] = tm
 		}
@@ -61,12 +56,6 @@ func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[stri
 			if reply != nil {
 				reply <- nil
 			}
-		}
-	}
-	if len(records) > 0 {
-		// A failure to shrink is no failure to keep.
-		if err := d.journal.Compact(ctx, d.board.state.Snapshot); err != nil && ctx.Err() == nil {
-			d.log.Warn("compact journal", "err", err)
 		}
 	}
 	return nil
@@ -123,29 +112,4 @@ func inputs(from []schedule.Input) []task.Input {
 		to[i] = task.Input{Dataset: in.Dataset, Partitions: in.Partitions, Lo: in.Lo, Hi: in.Hi}
 	}
 	return to
-}
-
-// announce tells a job's author what was decided.
-func (d *Dispatcher) announce(r catalog.Record) {
-	post := func(at catalog.Instant, level slog.Level, format string, args ...any) {
-		d.messages.Post(string(r.JobID()), at.Time(), level, fmt.Sprintf(format, args...))
-	}
-	switch r := r.(type) {
-	case *catalog.JobAccepted:
-		post(r.At, slog.LevelInfo, "job %q is accepted: %d stages in %d regions", r.Name, len(r.Graph.Stages), len(r.Graph.Regions))
-	case *catalog.ParallelismChosen:
-		post(r.At, slog.LevelDebug, "region %s: number of tasks %s", r.Region, r.Why)
-	case *catalog.TasksReset:
-		again := "at once"
-		if r.Delay > 0 {
-			again = "in " + r.Delay.Round(time.Millisecond).String()
-		}
-		post(r.At, slog.LevelWarn, "%s\n%d tasks will be run again, %s", r.Failure.String(), r.Count(), again)
-	case *catalog.StopRequested:
-		post(r.At, slog.LevelInfo, "the job was asked to %s", r.Mode)
-	case *catalog.JobEnded:
-		if r.Failure != nil {
-			post(r.At, slog.LevelError, "%s", r.Failure.Message)
-		}
-	}
 }

@@ -1,11 +1,11 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"time"
 
@@ -24,23 +24,20 @@ var (
 	ErrStopped = errors.New("the JobManager has stopped")
 )
 
-// Messages takes the lines that are meant for a job's author. Post must not
-// wait, and may be called from any goroutine. A job's lines come before the
-// state that they explain can be seen.
-type Messages interface {
-	Post(job string, at time.Time, level slog.Level, text string)
-}
-
 // Config is what a Dispatcher works with.
 type Config struct {
 	Journal Journal
+	Board   *Board // is told of records by who keeps the log
 	// TaskManagers join when Run starts; others may Join later. They must be
 	// stopped after Run has returned: one that stops before is lost, and its
 	// tasks are to be started elsewhere.
 	TaskManagers []TaskManager
 	Policy       schedule.Policy // the zero value is good
-	Messages     Messages        // may be nil
-	Log          *slog.Logger    // may be nil
+	// Reconcile is how long those TaskManagers are waited for, after a start,
+	// that the log knows of; 0 is 5 s. Until then nothing is started and nothing
+	// is taken to be lost.
+	Reconcile time.Duration
+	Log       *slog.Logger // may be nil
 }
 
 // A Submission is a planned job.
@@ -61,13 +58,13 @@ type Submission struct {
 // A Dispatcher runs jobs. All methods may be called from any goroutine; those
 // that change something wait until Run has replayed the journal.
 type Dispatcher struct {
-	journal  Journal
-	initial  []TaskManager
-	policy   schedule.Policy
-	messages Messages
-	log      *slog.Logger
+	journal   Journal
+	initial   []TaskManager
+	policy    schedule.Policy
+	reconcile time.Duration
+	log       *slog.Logger
 
-	board   *board
+	board   *Board
 	inbox   chan input    // what happens, for the loop; senders wait when it is full
 	commits chan batch    // what was decided, for the committer; the loop waits when it is full
 	ready   chan struct{} // closed when the journal is replayed
@@ -77,31 +74,26 @@ type Dispatcher struct {
 const (
 	inboxSize   = 1024
 	commitsSize = 64
+
+	reconcileDefault = 5 * time.Second
 )
 
 // New returns a Dispatcher that does nothing until Run.
 func New(cfg Config) *Dispatcher {
 	d := &Dispatcher{
 		journal: cfg.Journal, initial: cfg.TaskManagers, policy: cfg.Policy.WithDefaults(),
-		messages: cfg.Messages, log: cfg.Log,
-		board:   newBoard(),
+		reconcile: cmp.Or(cfg.Reconcile, reconcileDefault), log: cfg.Log,
+		board:   cfg.Board,
 		inbox:   make(chan input, inboxSize),
 		commits: make(chan batch, commitsSize),
 		ready:   make(chan struct{}),
 		stopped: make(chan struct{}),
-	}
-	if d.messages == nil {
-		d.messages = noMessages{}
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	return d
 }
-
-type noMessages struct{}
-
-func (noMessages) Post(string, time.Time, slog.Level, string) {}
 
 // Run replays the journal, takes up every job that has not ended and runs jobs
 // until ctx ends, which is nil, or the journal fails. When it returns, no
@@ -110,11 +102,11 @@ func (noMessages) Post(string, time.Time, slog.Level, string) {}
 // is called once.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	defer close(d.stopped)
+	defer d.board.abandon()
 	l := &loop{d: d, state: catalog.NewState(), seen: schedule.NewSeen(), managers: map[string]TaskManager{}}
-	if err := d.journal.Replay(ctx, l.replay); err != nil {
+	if err := d.journal.Replay(ctx, l.state.Apply); err != nil {
 		return err
 	}
-	d.board.begin()
 	var joins []joining
 	for _, tm := range d.initial {
 		j, err := inventory(ctx, tm)
@@ -128,7 +120,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	for _, j := range joins {
 		l.join(ctx, j)
 	}
-	l.seen.Known(catalog.At(time.Now()))
+	l.giveUpAt = time.Now().Add(d.reconcile)
 	close(d.ready)
 	g.Go(func() error { return l.run(ctx) })       // alone touches state and seen
 	g.Go(func() error { return d.commitAll(ctx) }) // alone appends and acts
@@ -197,17 +189,18 @@ func (d *Dispatcher) accepted(s Submission) (*catalog.JobAccepted, error) {
 // Cancel returns when the request is durable. Cancelling a job that is being
 // cancelled or has ended does nothing.
 func (d *Dispatcher) Cancel(ctx context.Context, job string) error {
-	return d.stop(ctx, job, catalog.StopCancel)
+	return d.Stop(ctx, job, catalog.StopCancel)
 }
 
 // Drain asks a job to end early but whole: no new input is taken, what has
 // begun is worked off. A bounded job has all its input already and simply runs
 // to its end, DRAINED.
 func (d *Dispatcher) Drain(ctx context.Context, job string) error {
-	return d.stop(ctx, job, catalog.StopDrain)
+	return d.Stop(ctx, job, catalog.StopDrain)
 }
 
-func (d *Dispatcher) stop(ctx context.Context, job string, mode catalog.StopMode) error {
+// Stop is Cancel or Drain.
+func (d *Dispatcher) Stop(ctx context.Context, job string, mode catalog.StopMode) error {
 	return d.ask(ctx, func(reply chan<- error) input {
 		return stopping{catalog.JobID(job), mode, reply}
 	})
@@ -236,23 +229,4 @@ func (d *Dispatcher) ask(ctx context.Context, request func(reply chan<- error) i
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// Jobs are all jobs, running and ended, the oldest first.
-func (d *Dispatcher) Jobs() []Summary { return d.board.jobs() }
-
-// Job shows one job. Large jobs make large answers: ask when asked.
-func (d *Dispatcher) Job(id string) (*Job, error) { return d.board.job(catalog.JobID(id)) }
-
-// Metrics are the encoded metrics of a job's tasks: those that have finished,
-// and the latest that running ones have reported. They are read only.
-func (d *Dispatcher) Metrics(id string) ([]TaskMetrics, error) {
-	return d.board.metrics(catalog.JobID(id))
-}
-
-// Watch yields the states that a job has come to and comes to, each once, from
-// STARTING on. It ends after a terminal state, which is never left out, or
-// when ctx ends or Run returns.
-func (d *Dispatcher) Watch(ctx context.Context, id string) (iter.Seq[Status], error) {
-	return d.board.watch(ctx, catalog.JobID(id), d.stopped)
 }

@@ -3,7 +3,6 @@ package runner_test
 import (
 	"context"
 	"errors"
-	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"trestle/raftmeta"
 	"trestle/raftmeta/catalog"
 	"trestle/runner"
 	"trestle/runner/jobgraph"
@@ -31,9 +29,12 @@ type memoryJournal struct {
 	appends int
 	gate    chan struct{} // when set, every Append takes one token
 	broken  error
+	board   *runner.Board
 }
 
 func (j *memoryJournal) Replay(_ context.Context, fold func(catalog.Record) error) error {
+	state := catalog.NewState()
+	defer func() { j.board.Restore(0, state) }()
 	for _, r := range j.records {
 		data, err := catalog.Encode(r)
 		if err != nil {
@@ -43,7 +44,7 @@ func (j *memoryJournal) Replay(_ context.Context, fold func(catalog.Record) erro
 		if err != nil {
 			return err
 		}
-		if err := fold(back); err != nil {
+		if err := errors.Join(state.Apply(back), fold(back)); err != nil {
 			return err
 		}
 	}
@@ -65,10 +66,9 @@ func (j *memoryJournal) Append(ctx context.Context, records ...catalog.Record) e
 	}
 	j.records = append(j.records, records...)
 	j.appends++
+	j.board.Apply(uint64(j.appends), records)
 	return nil
 }
-
-func (j *memoryJournal) Compact(context.Context, func() iter.Seq[catalog.Record]) error { return nil }
 
 // A fakeManager runs tasks as its behave says.
 type fakeManager struct {
@@ -147,11 +147,18 @@ func (m *fakeManager) tasks() []string {
 	return out
 }
 
+// A house is a Dispatcher with the Board that shows what it does.
+type house struct {
+	*runner.Dispatcher
+	*runner.Board
+}
+
 // run runs a Dispatcher until the returned function is called, which returns
 // what Run returned.
-func run(t *testing.T, j runner.Journal, ms ...runner.TaskManager) (*runner.Dispatcher, func() error) {
+func run(t *testing.T, j *memoryJournal, ms ...runner.TaskManager) (house, func() error) {
 	t.Helper()
-	d := runner.New(runner.Config{Journal: j, TaskManagers: ms})
+	j.board = runner.NewBoard(nil)
+	d := house{runner.New(runner.Config{Journal: j, Board: j.board, TaskManagers: ms}), j.board}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
@@ -178,7 +185,7 @@ func twoStages() *jobgraph.Graph {
 	}
 }
 
-func submit(t *testing.T, d *runner.Dispatcher, id string, g *jobgraph.Graph) {
+func submit(t *testing.T, d house, id string, g *jobgraph.Graph) {
 	t.Helper()
 	if err := d.Submit(t.Context(), runner.Submission{ID: id, Name: "n", Plan: "p", Graph: g, Options: []byte(`{"a": "<b>"}`)}); err != nil {
 		t.Fatal(err)
@@ -186,7 +193,7 @@ func submit(t *testing.T, d *runner.Dispatcher, id string, g *jobgraph.Graph) {
 }
 
 // states waits for the job's end and lists what it came to.
-func states(t *testing.T, d *runner.Dispatcher, id string) []string {
+func states(t *testing.T, d house, id string) []string {
 	t.Helper()
 	seq, err := d.Watch(t.Context(), id)
 	if err != nil {
@@ -438,7 +445,7 @@ type lines struct {
 	text []string
 }
 
-func (l *lines) Post(job string, _ time.Time, level slog.Level, text string) {
+func (l *lines) Post(_ uint64, job string, _ time.Time, level slog.Level, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text = append(l.text, level.String()+" "+text)
@@ -448,8 +455,10 @@ func TestMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, said := newManager("a", 1), &lines{}
 		m.behave = fail
-		d := runner.New(runner.Config{
-			Journal: &memoryJournal{}, TaskManagers: []runner.TaskManager{m}, Messages: said,
+		j := &memoryJournal{board: runner.NewBoard(said)}
+		d := house{Board: j.board}
+		d.Dispatcher = runner.New(runner.Config{
+			Journal: j, Board: j.board, TaskManagers: []runner.TaskManager{m},
 			Policy: schedule.Policy{Restart: catalog.RestartStrategy{Kind: catalog.RestartFixedDelay, Attempts: 1, Delay: time.Second}},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -470,14 +479,11 @@ func TestMessages(t *testing.T) {
 	})
 }
 
-// BenchmarkSmallJob runs one-task jobs one after another on a real journal:
-// what the JobManager alone costs a job.
+// BenchmarkSmallJob runs one-task jobs one after another: what the JobManager
+// alone costs a job, its log apart.
 func BenchmarkSmallJob(b *testing.B) {
-	log, err := raftmeta.Open(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	d := runner.New(runner.Config{Journal: log, TaskManagers: []runner.TaskManager{newManager("a", 2)}})
+	board := runner.NewBoard(nil)
+	d := runner.New(runner.Config{Journal: &memoryJournal{board: board}, Board: board, TaskManagers: []runner.TaskManager{newManager("a", 2)}})
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
@@ -486,7 +492,7 @@ func BenchmarkSmallJob(b *testing.B) {
 		if err := d.Submit(ctx, runner.Submission{ID: id, Plan: "p", Graph: oneStage()}); err != nil {
 			b.Fatal(err)
 		}
-		seq, err := d.Watch(ctx, id)
+		seq, err := board.Watch(ctx, id)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -494,7 +500,7 @@ func BenchmarkSmallJob(b *testing.B) {
 		}
 	}
 	cancel()
-	if err := errors.Join(<-ended, log.Close()); err != nil {
+	if err := <-ended; err != nil {
 		b.Fatal(err)
 	}
 }

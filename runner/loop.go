@@ -31,6 +31,9 @@ type loop struct {
 	seen     *schedule.Seen
 	managers map[string]TaskManager // for look-ups
 	next     batch                  // what goes with the next decision
+	// giveUpAt is when TaskManagers that have not joined by then are lost; zero
+	// once it is known who is there.
+	giveUpAt time.Time
 }
 
 // A batch is made durable, then answered, shown and acted on.
@@ -44,16 +47,6 @@ type batch struct {
 
 func (b *batch) empty() bool {
 	return len(b.records) == 0 && len(b.actions) == 0 && len(b.joins) == 0 && len(b.replies) == 0
-}
-
-// replay folds a record of the journal.
-func (l *loop) replay(r catalog.Record) error {
-	if err := l.state.Apply(r); err != nil {
-		// What a leader that had been replaced wrote has no effect anywhere.
-		l.d.log.Warn("ignored a record of the journal", "err", err)
-		return nil
-	}
-	return l.d.board.replay(r)
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -93,7 +86,12 @@ func (l *loop) drain(ctx context.Context) {
 
 // decide hands what follows to the committer.
 func (l *loop) decide(ctx context.Context) (wake catalog.Instant, err error) {
-	got := schedule.Decide(l.state, l.seen, l.d.policy, catalog.At(time.Now()))
+	now := time.Now()
+	l.look(now)
+	got := schedule.Decide(l.state, l.seen, l.d.policy, catalog.At(now))
+	if !l.giveUpAt.IsZero() {
+		got.WakeAt = catalog.At(l.giveUpAt)
+	}
 	b := l.next
 	l.next = batch{}
 	b.records, b.actions = got.Records, got.Actions
@@ -107,6 +105,31 @@ func (l *loop) decide(ctx context.Context) (wake catalog.Instant, err error) {
 		return 0, errEnded
 	}
 }
+
+// look tells, once after a start, that who is not there will not come: when
+// all have joined that the log knows of, or have had their time.
+func (l *loop) look(now time.Time) {
+	if l.giveUpAt.IsZero() {
+		return
+	}
+	var missing []string
+	for _, name := range expected(l.state) {
+		if l.managers[name] == nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 && now.Before(l.giveUpAt) {
+		return
+	}
+	if len(missing) > 0 {
+		l.d.log.Warn("TaskManagers have not come back", "names", missing, "waited", l.d.reconcile)
+	}
+	l.giveUpAt = time.Time{}
+	l.seen.Known(catalog.At(now))
+}
+
+// expected are the TaskManagers that the log knows of.
+func expected(*catalog.State) []string { return nil }
 
 type submission struct {
 	r     *catalog.JobAccepted

@@ -7,7 +7,8 @@ import (
 	"trestle/raftmeta/catalog"
 )
 
-func (b *board) jobs() []Summary {
+// Jobs are all jobs, running and ended, the oldest first.
+func (b *Board) Jobs() []Summary {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	all := b.state.Jobs()
@@ -18,14 +19,15 @@ func (b *board) jobs() []Summary {
 	return out
 }
 
-func (b *board) job(id catalog.JobID) (*Job, error) {
+// Job shows one job. Large jobs make large answers: ask when asked.
+func (b *Board) Job(id string) (*Job, error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	j := b.state.Job(id)
+	j := b.state.Job(catalog.JobID(id))
 	if j == nil {
 		return nil, fmt.Errorf("show job %q: %w", id, ErrUnknownJob)
 	}
-	l := b.live[id]
+	l := b.live[j.ID]
 	out := &Job{
 		Summary: summary(j, l), Pipeline: string(j.Pipeline), Plan: string(j.Plan),
 		Graph: j.Graph, Restart: j.Restart,
@@ -177,10 +179,13 @@ func region(j *catalog.Job, at int, stages []Stage) Region {
 	return out
 }
 
-func (b *board) metrics(id catalog.JobID) ([]TaskMetrics, error) {
+// Metrics are the encoded metrics of a job's tasks: those that have finished,
+// and, where the job is led, the latest that running ones have reported. They
+// are read only.
+func (b *Board) Metrics(id string) ([]TaskMetrics, error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	j := b.state.Job(id)
+	j := b.state.Job(catalog.JobID(id))
 	if j == nil {
 		return nil, fmt.Errorf("metrics of job %q: %w", id, ErrUnknownJob)
 	}
@@ -191,7 +196,7 @@ func (b *board) metrics(id catalog.JobID) ([]TaskMetrics, error) {
 			m := TaskMetrics{Stage: st.Stage, Index: i, Attempt: t.Attempt}
 			if t.Done != nil {
 				m.Finished, m.Set = true, t.Done.Metrics
-			} else if r := b.live[id].running[catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}]; r != nil {
+			} else if r := b.live[j.ID].running[catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}]; r != nil {
 				m.Set = r.metrics
 			}
 			if len(m.Set) > 0 {

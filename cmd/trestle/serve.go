@@ -47,7 +47,7 @@ second signal stops it at once.`,
 
 // addSettings makes a flag of each setting.
 func addSettings(flags *pflag.FlagSet, cfg *node.Config) {
-	for _, s := range node.Settings {
+	for _, s := range node.SettingsOf(cfg.Role) {
 		field := s.Of(cfg)
 		f := flags.VarPF(named{field, s.Value}, s.Name, "", s.Help)
 		if field.Type() == "bool" {

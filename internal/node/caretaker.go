@@ -74,7 +74,7 @@ func (c *caretaker) run(ctx context.Context) error {
 // It returns the jobs that are known.
 func (c *caretaker) sweep(ctx context.Context) (known map[string]bool) {
 	known = map[string]bool{}
-	for _, j := range c.node.dispatcher.Jobs() {
+	for _, j := range c.node.board.Jobs() {
 		known[j.ID] = true
 		if !j.State.Terminal() {
 			c.watch(ctx, j.ID)
@@ -95,8 +95,8 @@ func (c *caretaker) tidyUp() {
 	c.node.jobs.submitting.Lock()
 	defer c.node.jobs.submitting.Unlock()
 	keep := map[string]bool{}
-	for _, s := range c.node.dispatcher.Jobs() {
-		j, err := c.node.dispatcher.Job(s.ID)
+	for _, s := range c.node.board.Jobs() {
+		j, err := c.node.board.Job(s.ID)
 		if err != nil {
 			continue // forgotten a moment ago
 		}
@@ -115,7 +115,7 @@ func (c *caretaker) watch(ctx context.Context, id string) {
 	if c.watched[id] {
 		return
 	}
-	statuses, err := c.node.dispatcher.Watch(ctx, id)
+	statuses, err := c.node.board.Watch(ctx, id)
 	if err != nil {
 		return // forgotten already, or we are stopping
 	}

@@ -5,9 +5,9 @@
 // is called, written and explained; flags, TRESTLE_ environment variables and
 // the config file are all read by it.
 //
-// A Node is an embedded Trestle: JobManager and one TaskManager in one process.
-// Run serves until its context ends and leaves no goroutine, child process or
-// temporary file behind.
+// A Node is one process: a JobManager, a TaskManager, or both at once, which is
+// the embedded Trestle. Run serves until its context ends and leaves no
+// goroutine, child process or temporary file behind.
 package node
 
 import (
@@ -21,12 +21,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A Role is what a process is there for.
+type Role uint
+
+const (
+	JobManager  Role = 1 << iota // takes jobs and decides
+	TaskManager                  // runs tasks
+	Embedded    = JobManager | TaskManager
+)
+
 // A Config is all that can be set. Start from Defaults.
 type Config struct {
+	Role Role // not a setting: each has a command of its own
+
 	JobAddr   string
 	WebAddr   string
 	Data      string
 	ReadyFile string
+
+	Name        string
+	ClusterAddr string // of a JobManager, for other processes
+	DataAddr    string // of a TaskManager, for other TaskManagers
+	Advertise   string // where others reach either of the two; "" is as it listens
+	Members     string // NAME=HOST:PORT,… that found a group of JobManagers
+	Join        bool   // wait to be added to a group
+	JobManagers string // HOST:PORT,… that a TaskManager reports to
+	Lease       time.Duration
+	Reconcile   time.Duration
+	TLSCert     string
+	TLSKey      string
+	TLSCA       string
 
 	Memory                Size
 	Slots                 int
@@ -56,6 +80,11 @@ type Config struct {
 // Defaults are the settings of a Trestle that was told nothing.
 func Defaults() Config {
 	return Config{
+		Role:                     Embedded,
+		ClusterAddr:              "127.0.0.1:8098",
+		DataAddr:                 "127.0.0.1:0",
+		Lease:                    10 * time.Second,
+		Reconcile:                5 * time.Second,
 		JobAddr:                  "127.0.0.1:8099",
 		WebAddr:                  "127.0.0.1:8081",
 		Data:                     "trestle-data",

@@ -26,12 +26,13 @@ import (
 
 // jobs is the house as the job service and the web page see it.
 type jobs struct {
-	cfg        Config
-	dispatcher *runner.Dispatcher
-	blobs      *blobstore.Store
-	side       *taskSide
-	log        *slog.Logger
-	accepted   func(id string) // a job was accepted; must not wait
+	cfg      Config
+	lead     *lead
+	board    *runner.Board
+	blobs    *blobstore.Store
+	side     *taskSide
+	log      *slog.Logger
+	accepted func(id string) // a job was accepted; must not wait
 	// submitting is held by those who store a job and then have it accepted, and
 	// taken whole by who removes blobs that belong to no job.
 	submitting sync.RWMutex
@@ -85,7 +86,7 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 	h.side.stored.keep(s.ID, run)
 	// A client that goes away meanwhile doesn't end this: whether the job is
 	// accepted must be known before its blobs may be taken for nobody's.
-	err = h.dispatcher.Submit(context.WithoutCancel(ctx), runner.Submission{
+	err = h.lead.Submit(context.WithoutCancel(ctx), runner.Submission{
 		ID:       s.ID,
 		Name:     s.Name,
 		Options:  shown,
@@ -147,17 +148,23 @@ func serverRestart(c Config) catalog.RestartStrategy {
 }
 
 // Jobs are all jobs as the job service lists them.
-func (h *jobs) Jobs(context.Context) ([]jobservice.Job, error) {
+func (h *jobs) Jobs(ctx context.Context) ([]jobservice.Job, error) {
+	if err := h.lead.Sync(ctx); err != nil {
+		return nil, err
+	}
 	var out []jobservice.Job
-	for _, s := range h.dispatcher.Jobs() {
+	for _, s := range h.board.Jobs() {
 		out = append(out, jobOf(s))
 	}
 	return out, nil
 }
 
 // Job is one job.
-func (h *jobs) Job(_ context.Context, id string) (jobservice.Job, error) {
-	j, err := h.dispatcher.Job(id)
+func (h *jobs) Job(ctx context.Context, id string) (jobservice.Job, error) {
+	if err := h.lead.Sync(ctx); err != nil {
+		return jobservice.Job{}, err
+	}
+	j, err := h.board.Job(id)
 	if err != nil {
 		return jobservice.Job{}, houseError(err)
 	}
@@ -192,7 +199,14 @@ func beamState(s catalog.JobState) jobpb.JobState_Enum {
 
 // Watch follows a job.
 func (h *jobs) Watch(ctx context.Context, id string) (iter.Seq[jobservice.State], error) {
-	statuses, err := h.dispatcher.Watch(ctx, id)
+	statuses, err := h.board.Watch(ctx, id)
+	if errors.Is(err, runner.ErrUnknownJob) {
+		// Another JobManager may have accepted it a moment ago.
+		if err := h.lead.Sync(ctx); err != nil {
+			return nil, err
+		}
+		statuses, err = h.board.Watch(ctx, id)
+	}
 	if err != nil {
 		return nil, houseError(err)
 	}
@@ -207,7 +221,7 @@ func (h *jobs) Watch(ctx context.Context, id string) (iter.Seq[jobservice.State]
 
 // Pipeline is the pipeline as submitted.
 func (h *jobs) Pipeline(_ context.Context, id string) (*pipepb.Pipeline, error) {
-	j, err := h.dispatcher.Job(id)
+	j, err := h.board.Job(id)
 	if err != nil {
 		return nil, houseError(err)
 	}
@@ -220,8 +234,8 @@ func (h *jobs) Pipeline(_ context.Context, id string) (*pipepb.Pipeline, error) 
 }
 
 // Metrics folds the metrics of a job's tasks.
-func (h *jobs) Metrics(_ context.Context, id string) (attempted, committed []*pipepb.MonitoringInfo, err error) {
-	tasks, err := h.dispatcher.Metrics(id)
+func (h *jobs) Metrics(ctx context.Context, id string) (attempted, committed []*pipepb.MonitoringInfo, err error) {
+	tasks, err := h.lead.Metrics(ctx, id)
 	if err != nil {
 		return nil, nil, houseError(err)
 	}
@@ -241,12 +255,12 @@ func (h *jobs) Metrics(_ context.Context, id string) (attempted, committed []*pi
 
 // Cancel asks for a job's end.
 func (h *jobs) Cancel(ctx context.Context, id string) error {
-	return houseError(h.dispatcher.Cancel(ctx, id))
+	return houseError(h.lead.Stop(ctx, id, catalog.StopCancel))
 }
 
 // Drain asks a job to finish what it has.
 func (h *jobs) Drain(ctx context.Context, id string) error {
-	return houseError(h.dispatcher.Drain(ctx, id))
+	return houseError(h.lead.Stop(ctx, id, catalog.StopDrain))
 }
 
 func houseError(err error) error {
@@ -259,8 +273,11 @@ func houseError(err error) error {
 // webJobs is what the web page sees.
 type webJobs struct{ *jobs }
 
-func (h webJobs) Jobs() []runner.Summary             { return h.dispatcher.Jobs() }
-func (h webJobs) Job(id string) (*runner.Job, error) { return h.dispatcher.Job(id) }
+func (h webJobs) Jobs() []runner.Summary { return h.board.Jobs() }
+
+func (h webJobs) Job(id string) (*runner.Job, error) {
+	return h.lead.Job(context.Background(), id)
+}
 
 // Metrics are told with the author's names for transforms.
 func (h webJobs) Metrics(ctx context.Context, id string) (attempted, committed []*pipepb.MonitoringInfo, err error) {

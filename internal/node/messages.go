@@ -37,9 +37,8 @@ func newMailbox(store *joblog.Store, log *slog.Logger) *mailbox {
 	return &mailbox{store: store, log: log, echoes: newEchoes(), posts: make(chan post, postsAhead)}
 }
 
-// Post takes one message of the Dispatcher. It never waits. The Dispatcher says
-// one thing at level Error: why a job has failed.
-func (m *mailbox) Post(job string, at time.Time, level slog.Level, text string) {
+// Post takes one message of the Board. It never waits. The Board says one thing at level Error: why a job has failed.
+func (m *mailbox) Post(_ uint64, job string, at time.Time, level slog.Level, text string) {
 	e := joblog.Entry{Time: at, Level: messageLevel(level), Origin: "runner", Text: text}
 	if e.Level == joblog.Error {
 		e.Level = joblog.Failure

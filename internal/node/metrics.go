@@ -1,11 +1,8 @@
 package node
 
 import (
-	"context"
 	"net/http"
-	"sync/atomic"
 
-	"trestle/raftmeta"
 	"trestle/raftmeta/catalog"
 	"trestle/runner"
 
@@ -89,9 +86,9 @@ var numbers = []number{
 	counter("trestle_spilled_bytes_total", "Bytes of data that were written to disk for want of memory.",
 		func(s *sample) float64 { return float64(s.node.side.budget.SpilledBytes()) }),
 	counter("trestle_journal_appends_total", "Synced writes of the log of decisions.",
-		func(s *sample) float64 { return float64(s.node.counted.appends.Load()) }),
+		func(s *sample) float64 { return float64(s.node.journal.appends.Load()) }),
 	counter("trestle_journal_records_total", "Records of the log of decisions.",
-		func(s *sample) float64 { return float64(s.node.counted.records.Load()) }),
+		func(s *sample) float64 { return float64(s.node.journal.records.Load()) }),
 	counter("trestle_messages_lost_total", "Messages of jobs that came faster than they could be written.",
 		func(s *sample) float64 { return float64(s.node.mail.lostInAll.Load()) }),
 }
@@ -117,7 +114,7 @@ func (collector) Describe(out chan<- *prometheus.Desc) {
 // Collect counts.
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	s := &sample{node: c.node, jobs: map[catalog.JobState]int{}}
-	for _, j := range c.node.dispatcher.Jobs() {
+	for _, j := range c.node.board.Jobs() {
 		s.jobs[j.State]++
 		if !j.State.Terminal() {
 			s.tasks.Waiting += j.Tasks.Waiting
@@ -142,20 +139,4 @@ func (n *Node) metricsHandler() http.Handler {
 	build.WithLabelValues(n.version).Set(1)
 	r.MustRegister(collector{n}, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
-}
-
-// countedJournal counts what is appended to the log of decisions.
-type countedJournal struct {
-	*raftmeta.Log
-	appends, records atomic.Int64
-}
-
-// Append is Log's.
-func (j *countedJournal) Append(ctx context.Context, records ...catalog.Record) error {
-	err := j.Log.Append(ctx, records...)
-	if err == nil {
-		j.appends.Add(1)
-		j.records.Add(int64(len(records)))
-	}
-	return err
 }

@@ -39,14 +39,15 @@ type Node struct {
 
 	jobListener, webListener net.Listener
 
-	journal    *raftmeta.Log
-	counted    *countedJournal  // is journal
+	journal    *journal
+	board      *runner.Board
 	blobs      *blobstore.Store // pipelines, and what runs of them
 	artifacts  *artifact.Store
 	messages   *joblog.Store
 	mail       *mailbox
 	side       *taskSide
 	dispatcher *runner.Dispatcher
+	lead       *lead
 	jobs       *jobs
 	jobService *jobservice.Service
 	web        *web.Server
@@ -79,9 +80,11 @@ func New(cfg Config, version string, log *slog.Logger) (n *Node, err error) {
 		return n, fmt.Errorf("data directory: %w", err)
 	}
 	// The journal first: it is what keeps a second process out of the directory.
-	if n.journal, err = raftmeta.Open(n.path("journal")); err != nil {
+	records, err := raftmeta.Open(n.path("journal"))
+	if err != nil {
 		return n, err
 	}
+	n.journal = &journal{Log: records, log: log}
 	n.bound()
 	if err := n.listen(); err != nil {
 		return n, err
@@ -143,20 +146,23 @@ func (n *Node) join() error {
 	if err := n.joinTaskSide(); err != nil {
 		return err
 	}
-	n.counted = &countedJournal{Log: n.journal}
+	n.board = runner.NewBoard(n.mail)
+	n.journal.board = n.board
 	n.dispatcher = runner.New(runner.Config{
-		Journal:      n.counted,
+		Journal:      n.journal,
+		Board:        n.board,
 		TaskManagers: []runner.TaskManager{n.side.TaskManager},
 		Policy: schedule.Policy{
 			TargetBytes: int64(n.cfg.TargetTaskSize),
 			Restart:     serverRestart(n.cfg),
 			HistoryJobs: n.cfg.HistoryJobs,
 		},
-		Messages: n.mail,
-		Log:      n.log,
+		Log: n.log,
 	})
+	n.lead = &lead{board: n.board, group: alone{}}
+	n.lead.take(n.dispatcher)
 	n.caretaker = newCaretaker(n)
-	n.jobs = &jobs{cfg: n.cfg, dispatcher: n.dispatcher, blobs: n.blobs, side: n.side, log: n.log, accepted: n.caretaker.accepted}
+	n.jobs = &jobs{cfg: n.cfg, lead: n.lead, board: n.board, blobs: n.blobs, side: n.side, log: n.log, accepted: n.caretaker.accepted}
 	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log})
 	n.web = web.New(webJobs{n.jobs}, n.messages, web.Options{
 		Version: n.version,

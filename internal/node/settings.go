@@ -43,12 +43,64 @@ func (s Setting) Of(c *Config) interface {
 	return s.field(c)
 }
 
+// roles are those of settings that not every process has.
+var roles = map[string]Role{
+	"job-addr": JobManager, "name": 0, "cluster-addr": JobManager, "data-addr": TaskManager,
+	"advertise": 0, "members": JobManager, "join": JobManager, "jobmanagers": TaskManager,
+	"lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
+	"memory": 0,
+	"slots":  TaskManager, "workers-per-environment": TaskManager, "worker-start-timeout": TaskManager,
+	"exchange-mode": JobManager, "restart-strategy": JobManager, "restart-attempts": JobManager,
+	"restart-delay": JobManager, "restart-max-delay": JobManager, "restart-interval": JobManager,
+	"target-task-size": JobManager, "allow-process-environments": TaskManager,
+	"prepared-ttl": JobManager, "message-log-size": JobManager, "max-artifact-size": JobManager, "history-jobs": JobManager,
+}
+
+// grouped are settings of processes that have others to talk to.
+var grouped = []string{"name", "cluster-addr", "data-addr", "advertise", "members", "join", "jobmanagers", "lease", "reconcile", "tls-cert", "tls-key", "tls-ca"}
+
+// SettingsOf are those that a process of that role has.
+func SettingsOf(role Role) []Setting {
+	var out []Setting
+	for _, s := range Settings {
+		of := roles[s.Name]
+		if (of == 0 || of&role != 0) && (role != Embedded || !slices.Contains(grouped, s.Name)) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // Settings is the table, in the order of help texts.
 var Settings = []Setting{
 	{"job-addr", "HOST:PORT", "Where Beam SDKs submit jobs (Job, Artifact staging and retrieval services). Port 0 lets the system choose.",
 		func(c *Config) field { return text(&c.JobAddr) }},
 	{"web-addr", "HOST:PORT", "Where the web page, the REST API, /metrics and /healthz are.",
 		func(c *Config) field { return text(&c.WebAddr) }},
+	{"name", "NAME", "This process's name, which no other has and which it keeps. Default: the host's name.",
+		func(c *Config) field { return text(&c.Name) }},
+	{"cluster-addr", "HOST:PORT", "Where other JobManagers and TaskManagers reach this JobManager.",
+		func(c *Config) field { return text(&c.ClusterAddr) }},
+	{"data-addr", "HOST:PORT", "Where other TaskManagers fetch what this one has written.",
+		func(c *Config) field { return text(&c.DataAddr) }},
+	{"advertise", "HOST:PORT", "What others are to dial, if it isn't the address that this process listens on. Port 0 stands for the one that it listens on.",
+		func(c *Config) field { return text(&c.Advertise) }},
+	{"members", "NAME=HOST:PORT,…", "The JobManagers that found a group together, this one among them; the same list for each. Default: this one alone.",
+		func(c *Config) field { return text(&c.Members) }},
+	{"join", "", "Found no group: wait to be added to one by \"trestle cluster add\".",
+		func(c *Config) field { return value(&c.Join, "bool", strconv.ParseBool) }},
+	{"jobmanagers", "HOST:PORT,…", "Cluster addresses of JobManagers; one that lives is enough.",
+		func(c *Config) field { return text(&c.JobManagers) }},
+	{"lease", "DURATION", "Silence after which a TaskManager is taken to be lost.",
+		func(c *Config) field { return value(&c.Lease, "duration", parseDuration) }},
+	{"reconcile", "DURATION", "Time that a new leader gives TaskManagers to report before it takes them to be lost.",
+		func(c *Config) field { return value(&c.Reconcile, "duration", parseDuration) }},
+	{"tls-cert", "FILE", "This process's certificate. With it, all that Trestle's processes say to each other is encrypted, and nobody else is let in (trestle certs makes all three files).",
+		func(c *Config) field { return text(&c.TLSCert) }},
+	{"tls-key", "FILE", "The certificate's key.",
+		func(c *Config) field { return text(&c.TLSKey) }},
+	{"tls-ca", "FILE", "Certificate of the authority that all processes' certificates are from.",
+		func(c *Config) field { return text(&c.TLSCA) }},
 	{"data", "DIR", "Directory for all that is kept: the journal, artifacts, shuffle files, messages.",
 		func(c *Config) field { return text(&c.Data) }},
 	{"ready-file", "FILE", "File to write {\"job\",\"web\",\"pid\"} to as JSON once Trestle serves.",
@@ -103,7 +155,7 @@ var Settings = []Setting{
 func Load(c *Config, given func(name string) bool, env func(string) (string, bool), file string) error {
 	var errs []error
 	said := map[string]bool{}
-	for _, s := range Settings {
+	for _, s := range SettingsOf(c.Role) {
 		if given(s.Name) {
 			said[s.Name] = true
 		} else if v, ok := env(s.Env()); ok {
@@ -122,7 +174,8 @@ func Load(c *Config, given func(name string) bool, env func(string) (string, boo
 			i := slices.IndexFunc(Settings, func(s Setting) bool { return s.Name == v.name })
 			if i < 0 {
 				errs = append(errs, fmt.Errorf("%s:%d: there is no setting %.60q", file, v.line, v.name))
-			} else if said[v.name] {
+			} else if said[v.name] || !slices.ContainsFunc(SettingsOf(c.Role), func(s Setting) bool { return s.Name == v.name }) {
+				// All processes of a group may share one file.
 				continue
 			} else if err := Settings[i].field(c).Set(v.value); err != nil {
 				errs = append(errs, fmt.Errorf("%s:%d: %s: %w", file, v.line, v.name, err))
