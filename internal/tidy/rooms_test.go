@@ -13,6 +13,7 @@ var plain = []string{
 	"coders",
 	"element",
 	"internal/clock",
+	"internal/cluster",
 	"internal/invariant",
 	"internal/membudget",
 	"internal/pack",
