@@ -66,6 +66,11 @@ type Entry struct {
 	Origin    string    `json:"origin,omitempty"`    // who says it: "runner", or a worker's id
 	Transform string    `json:"transform,omitempty"` // the author's name for it, if known
 	Text      string    `json:"text"`
+	// Source and Seq, if Source is set, name the entry's place in what one
+	// process tells: numbers that never fall. Entries that come again, from a
+	// process that doesn't know what has arrived, are dropped by them.
+	Source string `json:"source,omitempty"`
+	Seq    uint64 `json:"seq,omitempty"`
 	// Missing is how many entries before this one are no longer kept. Only
 	// readers set it.
 	Missing uint64 `json:"missing,omitempty"`

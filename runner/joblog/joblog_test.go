@@ -246,3 +246,35 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// What a process tells a second time is dropped, also after a restart.
+func TestToldTwice(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 0)
+	tell := func(source string, seq uint64, text string) {
+		t.Helper()
+		if err := s.Append("j", Entry{Time: time.Unix(1, 0), Level: Info, Source: source, Seq: seq, Text: text}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell("a", 1, "a1")
+	tell("b", 1, "b1")
+	tell("a", 3, "a3")
+	tell("a", 3, "again")
+	if err := s.Append("j", Entry{Level: Info, Source: "c", Seq: 9, Text: "c9"}, Entry{Level: Info, Source: "c", Seq: 9, Text: "c9 too"}, Entry{Level: Info, Text: "nobody"}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, dir, 0)
+	tell("a", 2, "late")
+	tell("c", 9, "again")
+	tell("b", 2, "b2")
+	tell("a", 4, "a4")
+	var got []string
+	for _, e := range readAll(t, s, "j", 0) {
+		got = append(got, e.Text)
+	}
+	if want := "a1 b1 a3 c9 c9 too nobody b2 a4"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", strings.Join(got, " "), want)
+	}
+}

@@ -47,6 +47,7 @@ type jobLog struct {
 	file     *os.File  // the last segment, open for appending; nil if closed
 	buf      []byte    // reused by append
 	changed  chan struct{}
+	told     map[string]uint64 // greatest Seq of each Source; nil until it is needed
 }
 
 // openLog reads what a directory holds. The directory need not be there.
@@ -139,6 +140,10 @@ func (l *jobLog) closeFile() {
 func (l *jobLog) append(entries []Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	entries, err := l.unheard(entries)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
 	if err := l.openFile(); err != nil {
 		return err
 	}
@@ -163,6 +168,9 @@ func (l *jobLog) append(entries []Entry) error {
 	}
 	g.bytes += int64(len(l.buf))
 	l.next = next
+	for i := range entries {
+		l.note(&entries[i])
+	}
 	if cap(l.buf) > 1<<20 {
 		l.buf = nil
 	}
@@ -171,6 +179,57 @@ func (l *jobLog) append(entries []Entry) error {
 		l.changed = nil
 	}
 	return l.bound()
+}
+
+// unheard leaves out what came before. Entries of one call may share a number.
+func (l *jobLog) unheard(entries []Entry) ([]Entry, error) {
+	if !slices.ContainsFunc(entries, func(e Entry) bool { return e.Source != "" }) {
+		return entries, nil
+	}
+	if l.told == nil {
+		if err := l.recall(); err != nil {
+			return nil, err
+		}
+	}
+	var fresh []Entry
+	for _, e := range entries {
+		if e.Source == "" || e.Seq > l.told[e.Source] {
+			fresh = append(fresh, e)
+		}
+	}
+	return fresh, nil
+}
+
+func (l *jobLog) note(e *Entry) {
+	if e.Source != "" && l.told != nil {
+		l.told[e.Source] = max(l.told[e.Source], e.Seq)
+	}
+}
+
+// recall finds out what was told so far.
+func (l *jobLog) recall() error {
+	l.told = map[string]uint64{}
+	for _, g := range l.segments {
+		if g.bytes == 0 {
+			continue
+		}
+		f, err := os.Open(filepath.Join(l.dir, g.name()))
+		if err != nil {
+			return err
+		}
+		r := bufio.NewReaderSize(f, 64<<10)
+		for {
+			line, err := r.ReadBytes('\n')
+			if err != nil {
+				break
+			}
+			if e, err := decode(line); err == nil {
+				l.note(&e)
+			}
+		}
+		f.Close()
+	}
+	return nil
 }
 
 // openFile makes l.file the segment that the next entries go to.
