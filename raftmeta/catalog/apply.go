@@ -31,6 +31,10 @@ func (s *State) apply(r Record) error {
 		return s.restoreTasks(r)
 	case *JobForgotten:
 		return s.forget(r)
+	case *TaskManagerJoined:
+		return s.join(r)
+	case *TaskManagerLost:
+		return s.lose(r)
 	}
 	j := s.jobs[r.JobID()]
 	if j == nil {
@@ -119,6 +123,27 @@ func (s *State) forget(r *JobForgotten) error {
 	}
 	delete(s.jobs, r.Job)
 	s.order = slices.DeleteFunc(s.order, func(o *Job) bool { return o == j })
+	return nil
+}
+
+func (s *State) join(r *TaskManagerJoined) error {
+	if r.Name == "" {
+		return fmt.Errorf("the TaskManager has no name")
+	}
+	at, there := s.managerAt(r.Name)
+	if !there {
+		s.managers = slices.Insert(s.managers, at, TaskManager{})
+	}
+	s.managers[at] = TaskManager{Name: r.Name, Joined: r.At, Slots: r.Slots}
+	return nil
+}
+
+func (s *State) lose(r *TaskManagerLost) error {
+	at, there := s.managerAt(r.Name)
+	if !there {
+		return fmt.Errorf("there is no TaskManager %s", r.Name)
+	}
+	s.managers = slices.Delete(s.managers, at, at+1)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -57,6 +58,26 @@ func story() []Record {
 	}
 }
 
+// managers is what can be recorded of TaskManagers, and a job with a stage that
+// is declared deterministic.
+func managers() []Record {
+	second := Instant(time.Second)
+	accepted := *story()[0].(*JobAccepted)
+	g := *accepted.Graph
+	g.Stages = slices.Clone(g.Stages)
+	s1 := *g.Stages[0]
+	s1.Deterministic = true
+	g.Stages[0], accepted.Graph = &s1, &g
+	return []Record{
+		&TaskManagerJoined{Name: "b", At: second, Slots: 2},
+		&accepted,
+		&TaskManagerJoined{Name: "a", At: 2 * second, Slots: 1},
+		&TaskManagerLost{Name: "b", At: 3 * second},
+		&TaskManagerJoined{Name: "c", At: 4 * second, Slots: 3},
+		&TaskManagerJoined{Name: "a", At: 5 * second, Slots: 4},
+	}
+}
+
 func fold(t testing.TB, records []Record) *State {
 	t.Helper()
 	s := NewState()
@@ -100,7 +121,8 @@ job k "failing" FAILED: user s1[0]#0 on a: oops
 // A state is the same whether its records came at once, by way of the journal
 // or by way of a snapshot, and goes on the same.
 func TestRoundTrips(t *testing.T) {
-	records := story()
+	records := append(story(), managers()[:1]...)
+	records = append(records, managers()[2:]...)
 	for n := range records {
 		straight, coded := NewState(), NewState()
 		for _, r := range records[:n] {
@@ -174,14 +196,23 @@ func TestMisfits(t *testing.T) {
 	}
 }
 
-// TestGolden opens records as version 1 wrote them. The file is never written
-// again, or it would prove nothing: what changes the records needs another
-// file, made with TRESTLE_GOLDEN=write, and this one must still be opened.
+// TestGolden opens records as earlier versions wrote them. A file is never
+// written again, or it would prove nothing: what changes the records needs
+// another file, made with TRESTLE_GOLDEN=write, and those before it must still
+// be opened.
 func TestGolden(t *testing.T) {
-	path := filepath.Join("testdata", "records.v1")
+	for name, want := range map[string][]Record{
+		"records.v1":      withSnapshot(t, story()),
+		"taskmanagers.v1": withSnapshot(t, managers()),
+	} {
+		t.Run(name, func(t *testing.T) { openGolden(t, filepath.Join("testdata", name), want) })
+	}
+}
+
+func openGolden(t *testing.T, path string, want []Record) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) && os.Getenv("TRESTLE_GOLDEN") == "write" {
-		for _, r := range withSnapshot(t) {
+		for _, r := range want {
 			b, err := Encode(r)
 			if err != nil {
 				t.Fatal(err)
@@ -203,7 +234,6 @@ func TestGolden(t *testing.T) {
 		}
 		got, data = append(got, r), data[4+n:]
 	}
-	want := withSnapshot(t)
 	if len(got) != len(want) {
 		t.Fatalf("%d records, want %d", len(got), len(want))
 	}
@@ -216,9 +246,32 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// withSnapshot is the story and the snapshot of its end.
-func withSnapshot(t testing.TB) []Record {
-	return slices.AppendSeq(story(), fold(t, story()).Snapshot())
+// withSnapshot is a story and the snapshot of its end.
+func withSnapshot(t testing.TB, records []Record) []Record {
+	return slices.AppendSeq(records, fold(t, records).Snapshot())
+}
+
+// A state knows which TaskManagers may have something, whatever their order.
+func TestTaskManagers(t *testing.T) {
+	s := fold(t, managers())
+	var got []string
+	for _, m := range s.TaskManagers() {
+		got = append(got, fmt.Sprintf("%s since %v with %d slots", m.Name, m.Joined.Sub(0), m.Slots))
+	}
+	if want := "[a since 5s with 4 slots c since 4s with 3 slots]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	if _, there := s.TaskManager("b"); there {
+		t.Error("b was lost and is there")
+	}
+	for want, r := range map[string]Record{
+		"no TaskManager b": &TaskManagerLost{Name: "b"},
+		"has no name":      &TaskManagerJoined{},
+	} {
+		if err := s.Apply(r); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", r, err, want)
+		}
+	}
 }
 
 func TestDecodeRefuses(t *testing.T) {
@@ -297,7 +350,7 @@ func TestSketch(t *testing.T) {
 // FuzzDecode feeds bytes with a right checksum, so that what lies behind it is
 // reached; whatever comes out must be foldable without harm.
 func FuzzDecode(f *testing.F) {
-	for _, r := range withSnapshot(f) {
+	for _, r := range append(withSnapshot(f, story()), managers()...) {
 		data, err := Encode(r)
 		if err != nil {
 			f.Fatal(err)

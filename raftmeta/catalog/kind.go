@@ -15,6 +15,8 @@ const (
 	kindJobForgotten      kind = 7
 	kindJobRestored       kind = 8
 	kindTasksRestored     kind = 9
+	kindTaskManagerJoined kind = 10
+	kindTaskManagerLost   kind = 11
 )
 
 func (*JobAccepted) kind() kind       { return kindJobAccepted }
@@ -26,6 +28,8 @@ func (*JobEnded) kind() kind          { return kindJobEnded }
 func (*JobForgotten) kind() kind      { return kindJobForgotten }
 func (*JobRestored) kind() kind       { return kindJobRestored }
 func (*TasksRestored) kind() kind     { return kindTasksRestored }
+func (*TaskManagerJoined) kind() kind { return kindTaskManagerJoined }
+func (*TaskManagerLost) kind() kind   { return kindTaskManagerLost }
 
 // newRecord returns an empty record of the kind, or nil.
 func newRecord(k kind) Record {
@@ -48,6 +52,10 @@ func newRecord(k kind) Record {
 		return &JobRestored{}
 	case kindTasksRestored:
 		return &TasksRestored{}
+	case kindTaskManagerJoined:
+		return &TaskManagerJoined{}
+	case kindTaskManagerLost:
+		return &TaskManagerLost{}
 	}
 	return nil
 }
@@ -131,3 +139,6 @@ func (r *JobRestored) String() string  { return fmt.Sprintf("restore %s", r.Stat
 func (r *TasksRestored) String() string {
 	return fmt.Sprintf("restore %s %s[%d,%d)", r.Job, r.Stage, r.From, r.From+len(r.Tasks))
 }
+
+func (r *TaskManagerJoined) String() string { return fmt.Sprintf("join %s slots=%d", r.Name, r.Slots) }
+func (r *TaskManagerLost) String() string   { return "lose " + r.Name }

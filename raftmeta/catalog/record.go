@@ -53,7 +53,7 @@ func (t TaskID) String() string { return fmt.Sprintf("%s[%d]#%d", t.Stage, t.Ind
 // never changed once it was made.
 type Record interface {
 	kind() kind
-	// JobID names the job that the record is about.
+	// JobID names the job that the record is about; "" when it is about none.
 	JobID() JobID
 	fmt.Stringer
 }
@@ -276,6 +276,22 @@ type TasksRestored struct {
 	Tasks []Task           `json:"tasks"`
 }
 
+// TaskManagerJoined says that from here on a TaskManager may run tasks and hold
+// partitions: whoever leads next waits for it to tell what it has, before it
+// takes anything to be gone. One that has nothing needs no record.
+type TaskManagerJoined struct {
+	Name  string  `json:"name"`
+	At    Instant `json:"at"`
+	Slots int     `json:"slots,omitempty"` // for people
+}
+
+// TaskManagerLost says that a TaskManager is no longer waited for. It may join
+// again.
+type TaskManagerLost struct {
+	Name string  `json:"name"`
+	At   Instant `json:"at"`
+}
+
 // JobID names the job that the record is about.
 func (r *JobAccepted) JobID() JobID       { return r.Job }
 func (r *ParallelismChosen) JobID() JobID { return r.Job }
@@ -286,6 +302,8 @@ func (r *JobEnded) JobID() JobID          { return r.Job }
 func (r *JobForgotten) JobID() JobID      { return r.Job }
 func (r *JobRestored) JobID() JobID       { return r.State.ID }
 func (r *TasksRestored) JobID() JobID     { return r.Job }
+func (*TaskManagerJoined) JobID() JobID   { return "" }
+func (*TaskManagerLost) JobID() JobID     { return "" }
 
 // Count is the number of tasks that are taken back.
 func (r *TasksReset) Count() int {

@@ -19,6 +19,11 @@ const tasksPerRecord = 256
 // memory with it: they must be used before the next Apply.
 func (s *State) Snapshot() iter.Seq[Record] {
 	return func(yield func(Record) bool) {
+		for _, m := range s.managers {
+			if !yield(&TaskManagerJoined{Name: m.Name, At: m.Joined, Slots: m.Slots}) {
+				return
+			}
+		}
 		for _, j := range s.order {
 			if !yield(&JobRestored{State: j}) {
 				return

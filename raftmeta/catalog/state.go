@@ -2,6 +2,8 @@ package catalog
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
 	"trestle/runner/jobgraph"
@@ -34,6 +36,15 @@ type State struct {
 	order   []*Job         // by acceptance
 	active  []*Job         // those that have not ended, by acceptance
 	applied uint64         // records that had an effect
+	// managers may run tasks and hold partitions; by name.
+	managers []TaskManager
+}
+
+// A TaskManager is one that may run tasks and hold partitions.
+type TaskManager struct {
+	Name   string
+	Joined Instant
+	Slots  int // when it joined
 }
 
 // NewState returns the state before the first record.
@@ -47,6 +58,22 @@ func (s *State) Jobs() []*Job { return s.order }
 
 // Active are the jobs that have not ended, by acceptance.
 func (s *State) Active() []*Job { return s.active }
+
+// TaskManagers are those that may run tasks and hold partitions, by name.
+func (s *State) TaskManagers() []TaskManager { return s.managers }
+
+// TaskManager finds one of TaskManagers.
+func (s *State) TaskManager(name string) (TaskManager, bool) {
+	at, ok := s.managerAt(name)
+	if !ok {
+		return TaskManager{}, false
+	}
+	return s.managers[at], true
+}
+
+func (s *State) managerAt(name string) (int, bool) {
+	return slices.BinarySearchFunc(s.managers, name, func(m TaskManager, name string) int { return strings.Compare(m.Name, name) })
+}
 
 // Applied is the number of records that had an effect.
 func (s *State) Applied() uint64 { return s.applied }
@@ -157,3 +184,14 @@ func (j *Job) Dataset(id jobgraph.DatasetID) *jobgraph.Dataset {
 // RegionOf returns the number in Regions of the region that holds the stage
 // with that number.
 func (j *Job) RegionOf(stage int) int { return j.index.regionOf[stage] }
+
+// Subpartitions is the number of sub-partitions that the dataset is written in,
+// which is known once its producer's parallelism is.
+func (j *Job) Subpartitions(id jobgraph.DatasetID) int {
+	for _, o := range j.Stages[j.StageAt(j.Dataset(id).Producer)].Outputs {
+		if o.Dataset == id {
+			return o.Subpartitions
+		}
+	}
+	return 1
+}
