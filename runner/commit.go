@@ -99,6 +99,9 @@ func column(a schedule.Start) []task.Spec {
 			Slot: a.Slot, Queue: t.Queue,
 			Inputs: inputs(t.Inputs), SideInputs: inputs(t.SideInputs),
 		}
+		if t.QueueAt != a.TaskManager {
+			specs[i].QueueAt = t.QueueAt
+		}
 		for _, o := range t.Outputs {
 			specs[i].Outputs = append(specs[i].Outputs, task.Output{Dataset: o.Dataset, Subpartitions: o.Subpartitions})
 		}
@@ -109,7 +112,7 @@ func column(a schedule.Start) []task.Spec {
 func inputs(from []schedule.Input) []task.Input {
 	to := make([]task.Input, len(from))
 	for i, in := range from {
-		to[i] = task.Input{Dataset: in.Dataset, Partitions: in.Partitions, Lo: in.Lo, Hi: in.Hi}
+		to[i] = task.Input{Dataset: in.Dataset, Partitions: in.Partitions, At: in.At, Lo: in.Lo, Hi: in.Hi}
 	}
 	return to
 }

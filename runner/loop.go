@@ -129,7 +129,13 @@ func (l *loop) look(now time.Time) {
 }
 
 // expected are the TaskManagers that the log knows of.
-func expected(*catalog.State) []string { return nil }
+func expected(s *catalog.State) []string {
+	var names []string
+	for _, m := range s.TaskManagers() {
+		names = append(names, m.Name)
+	}
+	return names
+}
 
 type submission struct {
 	r     *catalog.JobAccepted
@@ -199,8 +205,12 @@ func (l *loop) join(ctx context.Context, j joining) {
 	for i, h := range j.has.Held {
 		held[i] = schedule.Held{Job: catalog.JobID(h.Job), Dataset: h.Dataset, Partitions: h.Partitions}
 	}
+	queues := make([]schedule.HeldQueue, len(j.has.Queues))
+	for i, q := range j.has.Queues {
+		queues[i] = schedule.HeldQueue{Job: catalog.JobID(q.Job), Stage: q.Stage, Generation: q.Generation}
+	}
 	l.d.board.adopt(name, runs)
-	l.seen.Joined(name, j.slots, runs, held)
+	l.seen.Joined(name, j.slots, runs, held, queues)
 	l.group.Go(func() error { l.d.listen(ctx, j.tm); return nil })
 }
 
@@ -222,7 +232,7 @@ func (d *Dispatcher) listen(ctx context.Context, tm TaskManager) {
 				d.board.progress(r.Progress)
 				continue
 			default:
-				in = report{r, time.Now()}
+				in = report{r, tm, time.Now()}
 			}
 		case <-ctx.Done():
 			return
@@ -253,13 +263,19 @@ func (x lost) tell(_ context.Context, l *loop) {
 // report is the end of a task.
 type report struct {
 	task.Report
+	by TaskManager
 	at time.Time
 }
 
 func (r report) tell(_ context.Context, l *loop) {
+	if l.managers[r.by.Name()] != r.by {
+		return // it has joined again since, and has told what counts
+	}
 	switch {
 	case r.Finished != nil:
-		l.seen.Finished(l.d.finished(r.Finished, r.at))
+		done := l.d.finished(r.Finished, r.at)
+		done.TaskManager = r.by.Name()
+		l.seen.Finished(done)
 	case r.Failed != nil:
 		f, lostParts := failure(r.Failed, r.at)
 		l.seen.Failed(catalog.JobID(r.Failed.Job), f, lostParts)

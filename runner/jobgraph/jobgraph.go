@@ -55,6 +55,10 @@ type Stage struct {
 	Inputs      []DatasetID `json:"inputs,omitempty"`     // all hold elements of one coder; none for impulse
 	SideInputs  []DatasetID `json:"sideInputs,omitempty"` // distinct, always read whole
 	Outputs     []DatasetID `json:"outputs,omitempty"`
+	// Deterministic stages write the same again when they read the same again,
+	// in whatever order it comes: what one of their tasks has lost can be made
+	// again without running its readers again.
+	Deterministic bool `json:"deterministic,omitempty"`
 
 	// Region and Head are filled by region.Compute.
 	Region RegionID `json:"region,omitempty"`

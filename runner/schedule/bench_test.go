@@ -20,7 +20,7 @@ func BenchmarkAllToAll(b *testing.B) {
 		}
 		w := newWorld()
 		w.policy = Policy{TargetBytes: 1, TasksPerSlot: n, KeyGroups: n}
-		w.seen.Joined("a", 100, nil, nil)
+		w.seen.Joined("a", 100, nil, nil, nil)
 		w.seen.Known(w.now)
 		w.seen.Accepted(&catalog.JobAccepted{Job: "j", At: w.now, Graph: g, KeyGroups: n, Restart: catalog.RestartStrategy{Kind: catalog.RestartExponential}})
 		bySub := make([]int64, n)

@@ -41,16 +41,20 @@ type TaskSpec struct {
 	ID          catalog.TaskID
 	Parallelism int
 	Queue       uint32
+	QueueAt     string // the TaskManager that keeps the queue; "" if there is none
 	Inputs      []Input
 	SideInputs  []Input
 	Outputs     []catalog.OutputChoice
 }
 
 // An Input is what a task reads of a dataset: sub-partitions [Lo, Hi) of the
-// partitions. Partitions are shared between tasks and read only.
+// partitions. At is, by partition, the TaskManager that has it, "" for the
+// object store; nil when all are at the task's own. Partitions and At are shared
+// between tasks and read only.
 type Input struct {
 	Dataset    jobgraph.DatasetID
 	Partitions []jobgraph.Partition
+	At         []string
 	Lo, Hi     int
 }
 
@@ -93,23 +97,29 @@ func (a Start) String() string {
 		if t.Queue > 0 {
 			fmt.Fprintf(&b, " queue=%d", t.Queue)
 		}
+		if t.QueueAt != "" && t.QueueAt != a.TaskManager {
+			fmt.Fprintf(&b, " queue at %s", t.QueueAt)
+		}
 	}
 	return b.String()
 }
 
-// String prints the dataset, the partitions and the sub-partitions: d1(0#0
-// 1#2)[0,64).
+// String prints the dataset, the partitions, where they are unless it is the
+// task's own TaskManager, and the sub-partitions: d1(0#0 1#2@b 2#0@)[0,64).
 func (in Input) String() string {
-	return fmt.Sprintf("%s(%s)[%d,%d)", in.Dataset, partitions(in.Partitions), in.Lo, in.Hi)
+	return fmt.Sprintf("%s(%s)[%d,%d)", in.Dataset, partitions(in.Partitions, in.At), in.Lo, in.Hi)
 }
 
-func partitions(ps []jobgraph.Partition) string {
+func partitions(ps []jobgraph.Partition, at []string) string {
 	var b strings.Builder
 	for i, p := range ps {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
 		fmt.Fprintf(&b, "%d#%d", p.Index, p.Attempt)
+		if at != nil {
+			fmt.Fprintf(&b, "@%s", at[i])
+		}
 	}
 	return b.String()
 }
@@ -123,7 +133,7 @@ func (a Cancel) String() string {
 }
 
 func (a Release) String() string {
-	return fmt.Sprintf("release %s on %s: %s(%s)", a.Job, a.TaskManager, a.Dataset, partitions(a.Partitions))
+	return fmt.Sprintf("release %s on %s: %s(%s)", a.Job, a.TaskManager, a.Dataset, partitions(a.Partitions, nil))
 }
 
 func (a ReleaseJob) String() string { return fmt.Sprintf("release %s", a.Job) }

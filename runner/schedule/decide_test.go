@@ -17,9 +17,11 @@ import (
 // change run go test ./runner/schedule -rewrite, then read the diff as you
 // would read code.
 //
-//	manager NAME slots=N [run=job/s1[0]#0@slot] [held=job/d1/0#0]   a TaskManager joins
+//	manager NAME slots=N [run=job/s1[0]#0@slot] [held=job/d1/0#0] [queue=job/s1#0]   a TaskManager joins
 //	lose NAME                          it is lost
-//	known                              all that are expected have joined
+//	drain-manager NAME                 it wants no new tasks
+//	idle NAME                          whether it can leave without being missed
+//	known                              nobody is waited for any longer
 //	job NAME [priority=N] [parallelism=N] [restart=KIND] [attempts=N] [delay=D] …     a submission; the graph is the input
 //	finish JOB TASK [dN=BYTES[/durable][/skew]] …
 //	fail JOB TASK kind=KIND [msg=TEXT] [lost=(d1/0#0,…)]
@@ -51,13 +53,29 @@ func newWorld() *world {
 
 func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
-	if d.Cmd == "state" {
-		return w.state.String()
+	switch d.Cmd {
+	case "state":
+		return w.state.String() + expected(w.state)
+	case "idle":
+		return fmt.Sprintln(w.seen.Idle(w.state, d.CmdArgs[0].Key))
 	}
 	if err := w.happen(t, d); err != nil {
 		d.Fatalf(t, "%v", err)
 	}
 	return w.decide()
+}
+
+// expected prints the TaskManagers that a new leader would wait for, if there
+// is more than one.
+func expected(s *catalog.State) string {
+	if len(s.TaskManagers()) < 2 {
+		return ""
+	}
+	var names []string
+	for _, m := range s.TaskManagers() {
+		names = append(names, m.Name)
+	}
+	return "expected: " + strings.Join(names, " ") + "\n"
 }
 
 func (w *world) decide() string {
@@ -86,6 +104,8 @@ func (w *world) happen(t *testing.T, d *datadriven.TestData) error {
 		return w.manager(t, d, name)
 	case "lose":
 		w.seen.LostManager(name, w.now)
+	case "drain-manager":
+		w.seen.Draining(name)
 	case "known":
 		w.seen.Known(w.now)
 	case "policy":
@@ -141,6 +161,7 @@ func (w *world) manager(t *testing.T, d *datadriven.TestData, name string) error
 	d.ScanArgs(t, "slots", &slots)
 	var runs []RunningTask
 	var held []Held
+	var queues []HeldQueue
 	for _, arg := range d.CmdArgs[1:] {
 		for _, v := range arg.Vals {
 			switch arg.Key {
@@ -159,10 +180,18 @@ func (w *world) manager(t *testing.T, d *datadriven.TestData, name string) error
 					return err
 				}
 				held = append(held, Held{catalog.JobID(job), l.Dataset, []jobgraph.Partition{l.Partition}})
+			case "queue":
+				job, rest, _ := strings.Cut(v, "/")
+				stage, generation, _ := strings.Cut(rest, "#")
+				n, err := strconv.ParseUint(generation, 10, 32)
+				if err != nil {
+					return err
+				}
+				queues = append(queues, HeldQueue{catalog.JobID(job), jobgraph.StageID(stage), uint32(n)})
 			}
 		}
 	}
-	w.seen.Joined(name, slots, runs, held)
+	w.seen.Joined(name, slots, runs, held, queues)
 	return nil
 }
 

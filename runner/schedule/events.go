@@ -85,12 +85,16 @@ func inOrder(st *catalog.Stage, told []catalog.Output) (outputs []catalog.Output
 
 // discard frees what an attempt wrote that counts for nothing.
 func (c *call) discard(r *catalog.TaskFinished, ran *running) {
-	if ran == nil {
+	name := r.TaskManager
+	if ran != nil {
+		name = ran.manager.name
+	}
+	if c.seen.manager(name) == nil {
 		return
 	}
 	for _, o := range r.Outputs {
 		c.act(Release{
-			TaskManager: ran.manager.name, Job: r.Job, Dataset: o.Dataset,
+			TaskManager: name, Job: r.Job, Dataset: o.Dataset,
 			Partitions: []jobgraph.Partition{{Index: r.Task.Index, Attempt: r.Task.Attempt}},
 		})
 	}
@@ -169,6 +173,11 @@ func (e failed) decide(c *call) {
 	ran := c.seen.vacate(e.job, e.f.Task)
 	if ran != nil {
 		e.f.TaskManager = ran.manager.name
+	}
+	if !c.seen.known {
+		// What must run again with it depends on what is still there.
+		c.seen.early = append(c.seen.early, e)
+		return
 	}
 	j := c.state.Job(e.job)
 	if j == nil || !c.wanted(e.job, e.f.Task) {
@@ -254,52 +263,67 @@ type lostManager struct {
 }
 
 func (e lostManager) decide(c *call) {
+	if _, there := c.state.TaskManager(e.name); there && c.seen.known {
+		c.propose(&catalog.TaskManagerLost{Name: e.name, At: e.at})
+	}
 	m := c.seen.manager(e.name)
 	if m == nil {
 		return
 	}
-	c.seen.managers = slices.DeleteFunc(c.seen.managers, func(x *manager) bool { return x == m })
-	var ran []*running
-	for i := range m.slots {
-		for _, r := range slices.Clone(m.slots[i].tasks) {
-			c.seen.vacate(r.job, r.id)
-			ran = append(ran, r)
-		}
+	ran := c.seen.removeManager(m)
+	c.loseAt(e.name)
+	c.makeGood(ran, catalog.Failure{Kind: catalog.FailureLost, TaskManager: e.name, At: e.at, Message: "the TaskManager is gone"})
+}
+
+// loseAt notes as gone what the TaskManager held and kept.
+func (c *call) loseAt(name string) {
+	for _, j := range c.state.Active() {
+		c.seen.job(j).loseAt(j, name)
 	}
-	failure := catalog.Failure{Kind: catalog.FailureLost, TaskManager: e.name, At: e.at, Message: "the TaskManager is gone"}
+}
+
+// makeGood runs again what ran where nothing runs any more, and what made
+// what is gone and needed.
+func (c *call) makeGood(ran []*running, f catalog.Failure) {
+	if !c.seen.known {
+		return // it will be seen when all is known
+	}
 	for _, j := range slices.Clone(c.state.Active()) {
 		if j.State == catalog.Cancelling {
 			continue
 		}
 		var seeds []unit
 		for _, r := range ran {
-			if r.job == j.ID && c.wanted(r.job, r.id) && task(j, r.id).Done == nil {
+			if r.job == j.ID && c.wanted(r.job, r.id) && task(j, r.id).Done == nil && c.seen.running[runKey{r.job, r.id}] == nil {
 				seeds = append(seeds, unitOf(j, j.StageAt(r.id.Stage), r.id.Index))
 			}
 		}
-		c.loseHeld(j, e.name)
-		seeds = append(seeds, c.missing(j)...)
+		blamed := append(seeds, c.missing(j)...)
+		seeds = append(slices.Clone(blamed), c.unqueued(j)...)
 		if len(seeds) > 0 {
-			c.restart(j, seeds, seeds, failure)
+			c.restart(j, seeds, blamed, f)
 		}
 	}
 }
 
-// loseHeld notes as gone what the TaskManager held.
-func (c *call) loseHeld(j *catalog.Job, name string) {
+// unqueued returns the units of unfinished stages that have begun to take from
+// a queue which is lost.
+func (c *call) unqueued(j *catalog.Job) []unit {
 	js := c.seen.job(j)
-	for _, st := range j.Stages {
-		for i := range st.Tasks {
-			t := &st.Tasks[i]
-			if t.Done == nil || t.Done.TaskManager != name {
-				continue
-			}
-			for _, o := range t.Done.Outputs {
-				if o.Durable != catalog.InBlob {
-					js.lose(j.DatasetAt(o.Dataset), i, t.Attempt)
-				}
-			}
+	var units []unit
+	for s, st := range j.Stages {
+		if st.Parallelism > 0 && !st.Complete() && js.queue(s, st).lost {
+			units = append(units, unitOf(j, s, 0)) // all of the region follows
 		}
+	}
+	return units
+}
+
+type draining struct{ name string }
+
+func (e draining) decide(c *call) {
+	if m := c.seen.manager(e.name); m != nil {
+		m.draining = true
 	}
 }
 
@@ -340,26 +364,31 @@ func (c *call) needed(j *catalog.Job, id jobgraph.DatasetID, partition int) bool
 }
 
 type joined struct {
-	name  string
-	slots int
-	runs  []RunningTask
-	held  []Held
+	name   string
+	slots  int
+	runs   []RunningTask
+	held   []Held
+	queues []HeldQueue
 }
 
 func (e joined) decide(c *call) {
-	if c.seen.manager(e.name) != nil {
-		lostManager{e.name, c.now}.decide(c)
+	var ran []*running
+	before := c.seen.manager(e.name)
+	if before != nil {
+		ran = c.seen.removeManager(before)
 	}
+	c.loseAt(e.name)
 	m := c.seen.addManager(e.name, e.slots)
 	for _, r := range e.runs {
 		j := c.state.Job(r.Job)
-		if j == nil || r.Slot < 0 || r.Slot >= e.slots {
+		if j == nil || r.Slot >= e.slots || r.Slot >= 0 && m.slots[r.Slot].job != nil && m.slots[r.Slot].job.id != r.Job {
 			c.act(Cancel{TaskManager: e.name, Job: r.Job, Tasks: []catalog.TaskID{r.ID}})
 			continue
 		}
 		// Also one that is not wanted any more: it has the slot until it stops.
 		js := c.seen.job(j)
-		c.seen.occupy(m, r.Slot, js, r.ID)
+		c.seen.vacate(r.Job, r.ID)
+		c.seen.occupy(m, max(r.Slot, -1), js, r.ID)
 		if task(j, r.ID) != nil {
 			latest := &js.launched[j.StageAt(r.ID.Stage)][r.ID.Index]
 			*latest = max(*latest, r.ID.Attempt+1)
@@ -369,6 +398,27 @@ func (e joined) decide(c *call) {
 	for _, h := range e.held {
 		c.takeIn(m, h)
 	}
+	for _, q := range e.queues {
+		c.takeInQueue(m, q)
+	}
+	if before != nil {
+		c.makeGood(ran, catalog.Failure{Kind: catalog.FailureLost, TaskManager: e.name, At: c.now, Message: "the TaskManager has come back without it"})
+	}
+}
+
+// takeInQueue notes that a queue is there after all.
+func (c *call) takeInQueue(m *manager, h HeldQueue) {
+	j := c.state.Job(h.Job)
+	if j == nil || j.State.Terminal() {
+		return
+	}
+	at := j.StageAt(h.Stage)
+	if at < 0 || j.Stages[at].Queue != h.Generation {
+		return // its job's release frees it
+	}
+	if q := c.seen.job(j).queue(at, j.Stages[at]); q.at == "" || q.at == m.name {
+		q.at, q.lost = m.name, false
+	}
 }
 
 // takeIn notes that partitions are there after all, and frees those that
@@ -377,7 +427,7 @@ func (c *call) takeIn(m *manager, h Held) {
 	j := c.state.Job(h.Job)
 	var useless []jobgraph.Partition
 	for _, p := range h.Partitions {
-		if !c.useful(j, h.Dataset, p) {
+		if !c.useful(j, m, h.Dataset, p) {
 			useless = append(useless, p)
 			continue
 		}
@@ -388,29 +438,49 @@ func (c *call) takeIn(m *manager, h Held) {
 	}
 }
 
-// useful reports whether someone will read a partition that is held.
-func (c *call) useful(j *catalog.Job, id jobgraph.DatasetID, p jobgraph.Partition) bool {
+// useful reports whether someone will read a partition that is held there.
+func (c *call) useful(j *catalog.Job, m *manager, id jobgraph.DatasetID, p jobgraph.Partition) bool {
 	if j == nil || j.State.Terminal() || j.DatasetAt(id) < 0 {
 		return false
 	}
 	t := task(j, catalog.TaskID{Stage: j.Dataset(id).Producer, Index: p.Index})
-	return t != nil && t.Attempt == p.Attempt && (t.Done == nil || c.needed(j, id, p.Index))
+	switch {
+	case t == nil || t.Attempt != p.Attempt:
+		return false
+	case t.Done == nil:
+		return true // its end is yet to be told
+	}
+	return t.Done.TaskManager == m.name && c.needed(j, id, p.Index)
 }
 
 type known struct{ at catalog.Instant }
 
 func (e known) decide(c *call) {
+	if c.seen.known {
+		return
+	}
+	c.seen.known = true
+	for _, m := range slices.Clone(c.state.TaskManagers()) {
+		if c.seen.manager(m.Name) == nil {
+			c.propose(&catalog.TaskManagerLost{Name: m.Name, At: e.at})
+		}
+	}
+	early := c.seen.early
+	c.seen.early = nil
+	for _, f := range early {
+		f.decide(c)
+	}
 	for _, j := range slices.Clone(c.state.Active()) {
 		if j.State == catalog.Cancelling {
 			continue
 		}
 		seeds := append(c.orphans(j), c.missing(j)...)
+		seeds = append(seeds, c.unqueued(j)...)
 		if len(seeds) > 0 {
 			// Nobody is to blame: a job isn't charged for its runner's restarts.
 			c.restart(j, seeds, nil, catalog.Failure{Kind: catalog.FailureLost, At: e.at, Message: "the JobManager was started again, and what ran or was held in memory is gone"})
 		}
 	}
-	c.seen.known = true
 }
 
 // orphans are the units with unfinished tasks that run nowhere.

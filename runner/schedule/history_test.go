@@ -12,7 +12,7 @@ import (
 func TestHistoryBytes(t *testing.T) {
 	w := newWorld()
 	w.policy.HistoryBytes = 1000
-	w.seen.Joined("a", 1, nil, nil)
+	w.seen.Joined("a", 1, nil, nil, nil)
 	w.seen.Known(w.now)
 	for i, c := range []struct {
 		metrics int

@@ -22,6 +22,7 @@ type sim struct {
 	managers map[string]map[int][]simTask
 	slots    map[string]int
 	held     map[heldKey]string                // partition → manager
+	queues   map[HeldQueue]string              // → manager
 	read     map[runKey][]Input                // what an attempt was told to read
 	finished map[runKey]bool                   // attempts that ended well
 	starts   map[runKey]int                    // how often an attempt was started
@@ -52,7 +53,7 @@ func TestNothingRunsTwice(t *testing.T) {
 func runSim(t *rapid.T, faults bool) {
 	s := &sim{
 		t: t, world: *newWorld(), shadow: catalog.NewState(), faults: faults,
-		managers: map[string]map[int][]simTask{}, slots: map[string]int{}, held: map[heldKey]string{},
+		managers: map[string]map[int][]simTask{}, slots: map[string]int{}, held: map[heldKey]string{}, queues: map[HeldQueue]string{},
 		read: map[runKey][]Input{}, finished: map[runKey]bool{}, starts: map[runKey]int{}, jobs: map[catalog.JobID]*jobgraph.Graph{},
 	}
 	s.world.policy = Policy{TargetBytes: 100, LeastBytes: 10, TasksPerSlot: 3, KeyGroups: 8, SpreadGroups: 5, Losses: 1 << 30}
@@ -136,7 +137,7 @@ func connect(g *jobgraph.Graph, from, to *jobgraph.Stage, how jobgraph.Partition
 
 func (s *sim) join(name string, slots int) {
 	s.managers[name], s.slots[name] = map[int][]simTask{}, slots
-	s.world.seen.Joined(name, slots, nil, nil)
+	s.world.seen.Joined(name, slots, nil, nil, nil)
 }
 
 // decide lets the decider decide, checks what it wants and does it.
@@ -207,18 +208,44 @@ func (s *sim) start(a Start) {
 		for _, r := range s.running() {
 			s.must(r.job != a.Job || r.id.Stage != t.ID.Stage || r.id.Index != t.ID.Index, "%v was started beside %v", key, r.runKey)
 		}
+		s.checkQueue(a, t)
 		for _, in := range append(slices.Clone(t.Inputs), t.SideInputs...) {
 			if g.Dataset(in.Dataset).Exchange == jobgraph.Pipelined {
 				continue
 			}
-			for _, p := range in.Partitions {
-				_, there := s.held[heldKey{a.Job, in.Dataset, p}]
+			for i, p := range in.Partitions {
+				at, there := s.held[heldKey{a.Job, in.Dataset, p}]
 				s.must(there, "%v reads %s/%d#%d, which is not there", key, in.Dataset, p.Index, p.Attempt)
+				told := a.TaskManager
+				if in.At != nil {
+					told = in.At[i]
+				}
+				s.must(told == at, "%v is to read %s/%d#%d at %s, and it is at %s", key, in.Dataset, p.Index, p.Attempt, told, at)
 			}
 		}
 		s.read[key] = append(slices.Clone(t.Inputs), t.SideInputs...)
 		m[a.Slot] = append(m[a.Slot], simTask{key})
 	}
+}
+
+// checkQueue checks that the tasks of a stage are told of one queue, which is
+// there or begins with them.
+func (s *sim) checkQueue(a Start, t TaskSpec) {
+	if s.jobs[a.Job].Stage(t.ID.Stage).Root != jobgraph.RootRestrictions {
+		s.must(t.QueueAt == "", "%s has no queue", t.ID)
+		return
+	}
+	s.must(s.managers[t.QueueAt] != nil, "%s: %s keeps the queue, and is gone", t.ID, t.QueueAt)
+	q := HeldQueue{a.Job, t.ID.Stage, t.Queue}
+	if at, there := s.queues[q]; there {
+		s.must(at == t.QueueAt, "%s is told of a queue at %s, others of one at %s", t.ID, t.QueueAt, at)
+		return
+	}
+	s.must(t.QueueAt == a.TaskManager, "%s is the first, and is told of a queue at %s", t.ID, t.QueueAt)
+	for _, st := range s.world.state.Job(a.Job).Stages {
+		s.must(st.Stage != t.ID.Stage || st.Finished == 0, "%s begins a queue, and others have finished", t.ID)
+	}
+	s.queues[q] = t.QueueAt
 }
 
 // end takes a task from where it runs.
@@ -285,6 +312,7 @@ func (s *sim) step() {
 func (s *sim) vanish(name string) {
 	delete(s.managers, name)
 	maps.DeleteFunc(s.held, func(_ heldKey, m string) bool { return m == name })
+	maps.DeleteFunc(s.queues, func(_ HeldQueue, m string) bool { return m == name })
 }
 
 // losePartition lets a running task find that something it reads is gone.
@@ -339,7 +367,13 @@ func (s *sim) restart(withAll bool) {
 				held = append(held, Held{k.job, k.dataset, []jobgraph.Partition{k.Partition}})
 			}
 		}
-		w.seen.Joined(name, s.slots[name], runs, held)
+		var queues []HeldQueue
+		for q, m := range s.queues {
+			if m == name {
+				queues = append(queues, q)
+			}
+		}
+		w.seen.Joined(name, s.slots[name], runs, held, queues)
 	}
 	w.seen.Known(w.now)
 }

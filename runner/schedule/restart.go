@@ -43,16 +43,15 @@ type restartSet struct {
 	whole   []bool   // by region: all of it
 	columns [][]bool // by region: some of its columns
 	queues  []bool   // by stage: the restriction queue begins again
-	anew    bool     // queues didn't outlive what failed
 	// Edges from all to all are followed once, however many units share them:
 	// ten thousand tasks reading from ten thousand stay linear.
 	producersDone []bool // by dataset
 	todo          []unit
 }
 
-func newRestartSet(j *catalog.Job, js *jobSeen, anew bool) *restartSet {
+func newRestartSet(j *catalog.Job, js *jobSeen) *restartSet {
 	return &restartSet{
-		j: j, js: js, anew: anew,
+		j: j, js: js,
 		whole: make([]bool, len(j.Regions)), columns: make([][]bool, len(j.Regions)), queues: make([]bool, len(j.Stages)),
 		producersDone: make([]bool, len(j.Graph.Datasets)),
 	}
@@ -92,13 +91,13 @@ func (s *restartSet) addRegion(region int) {
 }
 
 // checkQueue widens the set to the whole region where a column pulled its work
-// from a queue that can't take it back: one that is gone, or was closed when
-// the stage had finished.
+// from a queue that can't take it back: one whose TaskManager is gone, or that
+// was closed when the stage had finished.
 func (s *restartSet) checkQueue(u unit) {
 	for _, id := range s.j.Graph.Regions[u.region].Stages {
 		at := s.j.StageAt(id)
 		st := s.j.Stages[at]
-		if s.j.Graph.Stages[at].Root == jobgraph.RootRestrictions && u.column < len(st.Tasks) && (s.anew || st.Complete()) {
+		if s.j.Graph.Stages[at].Root == jobgraph.RootRestrictions && u.column < len(st.Tasks) && (s.js.queue(at, st).lost || st.Complete()) {
 			s.addRegion(u.region)
 			return
 		}
@@ -266,7 +265,7 @@ func (c *call) restart(j *catalog.Job, seeds, blamed []unit, f catalog.Failure) 
 		return
 	}
 	js := c.seen.job(j)
-	set := newRestartSet(j, js, f.Kind == catalog.FailureLost)
+	set := newRestartSet(j, js)
 	for _, u := range seeds {
 		set.add(u)
 	}

@@ -17,14 +17,17 @@ type Seen struct {
 	jobs     map[catalog.JobID]*jobSeen
 	running  map[runKey]*running // for look-ups
 	events   []event
-	known    bool // Known was called: what no TaskManager told of is not there
+	known    bool     // what no TaskManager told of is not there
+	early    []failed // before known
 }
 
 // A manager is a TaskManager that is there.
 type manager struct {
-	name  string
-	slots []slot
-	free  int // slots that hold nothing
+	name     string
+	slots    []slot
+	free     int        // slots that hold nothing
+	ended    []*running // have left their slots, but their ends are yet to be told
+	draining bool       // nothing new is started on it
 }
 
 // A slot holds the tasks of one column, until the last has ended.
@@ -38,7 +41,7 @@ type running struct {
 	job       catalog.JobID
 	id        catalog.TaskID
 	manager   *manager
-	slot      int
+	slot      int  // -1: none any more
 	cancelled bool // it was told to stop
 }
 
@@ -57,16 +60,32 @@ type jobSeen struct {
 	// gone holds, by dataset of the graph and partition, one more than the
 	// latest attempt that is known not to be there any more.
 	gone     [][]uint32
-	released []bool                 // by dataset: all readers have finished, partitions are freed
-	parts    [][]jobgraph.Partition // by dataset: what its readers are told, shared by all; nil when not yet made
-	cursor   []int                  // by region: all units before it are launched or done
-	slots    int                    // that the job's tasks occupy
+	released []bool      // by dataset: all readers have finished, partitions are freed
+	parts    []*parts    // by dataset: what its readers are told; nil when not yet made
+	queues   []queueSeen // by stage: of those that have a restriction queue
+	cursor   []int       // by region: all units before it are launched or done
+	slots    int         // that the job's tasks occupy
 	// unexplained are failures whose cause is yet to be told by other tasks; at
 	// most one for each task that was started.
 	unexplained []failed
 	// passed counts how often others were started while the job waited, since it
 	// was started last; each start of a job of twice the priority is worth half.
 	passed float64
+}
+
+// parts is what readers of a dataset are told; all share it, and nobody
+// changes it.
+type parts struct {
+	partitions []jobgraph.Partition
+	at         []string // by partition: where it is
+	only       string   // where all of them are, or "" when at must be asked
+}
+
+// queueSeen is what was seen of one generation of a restriction queue.
+type queueSeen struct {
+	generation uint32
+	at         string // the TaskManager that keeps it; "" until the first task is started
+	lost       bool
 }
 
 // An event is something that happened and was not yet decided upon.
@@ -88,8 +107,8 @@ func (s *Seen) StopRequested(r *catalog.StopRequested) {
 	s.events = append(s.events, stopRequested{r})
 }
 
-// Finished says that a task has ended well. It needs TaskManager and Slot no
-// more than zero: Decide fills them in.
+// Finished says that a task has ended well. TaskManager is who says so, Slot
+// nothing: Decide fills in where the task is known to have run.
 func (s *Seen) Finished(r *catalog.TaskFinished) { s.events = append(s.events, finished{r}) }
 
 // A Lost partition is one that a task could not read.
@@ -108,7 +127,7 @@ func (s *Seen) Failed(job catalog.JobID, f catalog.Failure, lost []Lost) {
 type RunningTask struct {
 	Job  catalog.JobID
 	ID   catalog.TaskID
-	Slot int
+	Slot int // -1 for a task that has ended, of which the report is on its way
 }
 
 // Held are partitions of a dataset that a TaskManager says it has.
@@ -118,10 +137,18 @@ type Held struct {
 	Partitions []jobgraph.Partition
 }
 
-// Joined says that a TaskManager is there, with what it runs and holds. If one
-// of that name was there, it is gone.
-func (s *Seen) Joined(name string, slots int, runs []RunningTask, held []Held) {
-	s.events = append(s.events, joined{name, slots, runs, held})
+// A HeldQueue is a generation of a stage's restriction queue that a TaskManager
+// says it keeps.
+type HeldQueue struct {
+	Job        catalog.JobID
+	Stage      jobgraph.StageID
+	Generation uint32
+}
+
+// Joined says that a TaskManager is there, with what it runs, holds and keeps.
+// If one of that name was there, what it had and this one hasn't is gone.
+func (s *Seen) Joined(name string, slots int, runs []RunningTask, held []Held, queues []HeldQueue) {
+	s.events = append(s.events, joined{name, slots, runs, held, queues})
 }
 
 // LostManager says that a TaskManager is gone, with all that it ran and what
@@ -130,15 +157,41 @@ func (s *Seen) LostManager(name string, at catalog.Instant) {
 	s.events = append(s.events, lostManager{name, at})
 }
 
-// Known says, once after a start, that every TaskManager that is expected has
-// joined: what none of them told of is not there. Nothing is started before.
+// Draining says that a TaskManager wants no new tasks. What it runs goes on, and
+// what it holds is read, until it is lost.
+func (s *Seen) Draining(name string) { s.events = append(s.events, draining{name}) }
+
+// Known says, once after a start, that all TaskManagers have joined that may
+// have something (catalog's TaskManagers), or will not: what none of them told
+// of is not there. Nothing is started before, and nothing run again.
 func (s *Seen) Known(at catalog.Instant) { s.events = append(s.events, known{at}) }
 
-// totalSlots is the number of slots there are.
+// Idle reports whether a TaskManager that is draining can leave and nothing
+// will be missed: it runs nothing, and nobody will read what it alone holds.
+func (s *Seen) Idle(state *catalog.State, name string) bool {
+	m := s.manager(name)
+	if m == nil {
+		return true
+	}
+	if m.free < len(m.slots) || len(m.ended) > 0 || len(s.events) > 0 || !s.known {
+		return false
+	}
+	for _, j := range state.Active() {
+		js := s.jobs[j.ID]
+		if js == nil || js.keeps(j, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// totalSlots is the number of slots that tasks can be started in, if not now.
 func (s *Seen) totalSlots() int {
 	n := 0
 	for _, m := range s.managers {
-		n += len(m.slots)
+		if !m.draining {
+			n += len(m.slots)
+		}
 	}
 	return n
 }
@@ -146,7 +199,9 @@ func (s *Seen) totalSlots() int {
 func (s *Seen) freeSlots() int {
 	n := 0
 	for _, m := range s.managers {
-		n += m.free
+		if !m.draining {
+			n += m.free
+		}
 	}
 	return n
 }
@@ -166,18 +221,35 @@ func (s *Seen) addManager(name string, slots int) *manager {
 	return m
 }
 
+// removeManager takes away a TaskManager and returns what ran there.
+func (s *Seen) removeManager(m *manager) (ran []*running) {
+	s.managers = slices.DeleteFunc(s.managers, func(x *manager) bool { return x == m })
+	ran = slices.Clone(m.ended)
+	for i := range m.slots {
+		ran = append(ran, m.slots[i].tasks...)
+	}
+	for _, r := range ran {
+		s.vacate(r.job, r.id)
+	}
+	return ran
+}
+
 // occupy puts a task into a slot, which is free or holds tasks of the same
-// column.
+// column; or, if the slot is -1, notes that its end is yet to be told.
 func (s *Seen) occupy(m *manager, at int, js *jobSeen, id catalog.TaskID) {
+	r := &running{job: js.id, id: id, manager: m, slot: at}
+	s.running[runKey{js.id, id}] = r
+	if at < 0 {
+		m.ended = append(m.ended, r)
+		return
+	}
 	sl := &m.slots[at]
 	if sl.job == nil {
 		sl.job = js
 		js.slots++
 		m.free--
 	}
-	r := &running{job: js.id, id: id, manager: m, slot: at}
 	sl.tasks = append(sl.tasks, r)
-	s.running[runKey{js.id, id}] = r
 }
 
 // vacate takes an ended task out of its slot. It returns where it ran, or nil
@@ -189,8 +261,13 @@ func (s *Seen) vacate(job catalog.JobID, id catalog.TaskID) *running {
 		return nil
 	}
 	delete(s.running, key)
+	is := func(t *running) bool { return t == r }
+	if r.slot < 0 {
+		r.manager.ended = slices.DeleteFunc(r.manager.ended, is)
+		return r
+	}
 	sl := &r.manager.slots[r.slot]
-	sl.tasks = slices.DeleteFunc(sl.tasks, func(t *running) bool { return t == r })
+	sl.tasks = slices.DeleteFunc(sl.tasks, is)
 	if len(sl.tasks) == 0 {
 		sl.job.slots--
 		sl.job = nil
@@ -208,7 +285,8 @@ func (s *Seen) job(j *catalog.Job) *jobSeen {
 			launched: make([][]uint32, len(j.Stages)),
 			gone:     make([][]uint32, len(j.Graph.Datasets)),
 			released: make([]bool, len(j.Graph.Datasets)),
-			parts:    make([][]jobgraph.Partition, len(j.Graph.Datasets)),
+			parts:    make([]*parts, len(j.Graph.Datasets)),
+			queues:   make([]queueSeen, len(j.Stages)),
 			cursor:   make([]int, len(j.Regions)),
 		}
 		s.jobs[j.ID] = js
@@ -239,10 +317,29 @@ func (js *jobSeen) grow(j *catalog.Job, stage int) {
 // doubtAll takes everything that is not in an object store to be gone, until a
 // TaskManager says that it has it.
 func (js *jobSeen) doubtAll(j *catalog.Job) {
+	js.loseWhat(j, func(string) bool { return true })
+	for i, st := range j.Stages {
+		if j.Graph.Stages[i].Root == jobgraph.RootRestrictions && st.Parallelism > 0 {
+			js.queues[i] = queueSeen{generation: st.Queue, lost: true}
+		}
+	}
+}
+
+// loseAt notes as gone what a TaskManager held and kept.
+func (js *jobSeen) loseAt(j *catalog.Job, name string) {
+	js.loseWhat(j, func(at string) bool { return at == name })
+	for i := range js.queues {
+		q := &js.queues[i]
+		q.lost = q.lost || q.at == name
+	}
+}
+
+// loseWhat notes as gone what finished tasks wrote on those TaskManagers.
+func (js *jobSeen) loseWhat(j *catalog.Job, at func(name string) bool) {
 	for _, st := range j.Stages {
 		for i := range st.Tasks {
 			t := &st.Tasks[i]
-			if t.Done == nil {
+			if t.Done == nil || !at(t.Done.TaskManager) {
 				continue
 			}
 			for _, o := range t.Done.Outputs {
@@ -252,6 +349,36 @@ func (js *jobSeen) doubtAll(j *catalog.Job) {
 			}
 		}
 	}
+}
+
+// keeps reports whether the job would miss something with the TaskManager.
+func (js *jobSeen) keeps(j *catalog.Job, name string) bool {
+	for s, st := range j.Stages {
+		if q := js.queues[s]; q.at == name && q.generation == st.Queue && !q.lost && !st.Complete() {
+			return true
+		}
+		for i := range st.Tasks {
+			t := &st.Tasks[i]
+			if t.Done == nil || t.Done.TaskManager != name {
+				continue
+			}
+			for _, o := range t.Done.Outputs {
+				if o.Durable != catalog.InBlob && js.available(j.DatasetAt(o.Dataset), i, t) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// queue is the current generation of a stage's restriction queue.
+func (js *jobSeen) queue(stage int, st *catalog.Stage) *queueSeen {
+	q := &js.queues[stage]
+	if q.generation != st.Queue {
+		*q = queueSeen{generation: st.Queue}
+	}
+	return q
 }
 
 // lose notes that a partition is not there.

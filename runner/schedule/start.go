@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"math"
+	"slices"
 
 	"trestle/raftmeta/catalog"
 	"trestle/runner/jobgraph"
@@ -194,38 +195,54 @@ func (w *waiting) stopping(c *call, u unit) bool {
 }
 
 // launch starts a unit: a column in one slot, or every column of a region in a
-// slot of its own.
+// slot of its own. All have their places before the first is told where the
+// others are.
 func (c *call) launch(w *waiting, u unit) {
-	if u.column >= 0 {
-		c.launchColumn(w, u.region, u.column)
-		return
+	first, n := u.column, 1
+	if u.column < 0 {
+		first, n = 0, width(w.j, u.region)
 	}
-	for col := range width(w.j, u.region) {
-		c.launchColumn(w, u.region, col)
+	starts := make([]Start, n)
+	for i := range starts {
+		starts[i] = c.place(w, u.region, first+i)
+	}
+	for i := range starts {
+		for k, t := range starts[i].Tasks {
+			starts[i].Tasks[k] = w.spec(c, starts[i].TaskManager, t.ID)
+		}
+		c.act(starts[i])
 	}
 }
 
-func (c *call) launchColumn(w *waiting, region, col int) {
+// place gives a column its slot. Of its tasks it tells the ids.
+func (c *call) place(w *waiting, region, col int) Start {
 	m, at := c.seen.pick()
+	if _, told := c.state.TaskManager(m.name); !told {
+		c.propose(&catalog.TaskManagerJoined{Name: m.name, At: c.now, Slots: len(m.slots)})
+	}
 	start := Start{TaskManager: m.name, Slot: at, Job: w.j.ID, Plan: w.j.Plan}
 	for _, id := range w.j.Graph.Regions[region].Stages {
 		stage := w.j.StageAt(id)
-		if col >= len(w.j.Stages[stage].Tasks) {
+		st := w.j.Stages[stage]
+		if col >= len(st.Tasks) {
 			continue
 		}
-		spec := c.spec(w, stage, col)
-		start.Tasks = append(start.Tasks, spec)
-		c.seen.occupy(m, at, w.js, spec.ID)
-		w.js.launched[stage][col] = spec.ID.Attempt + 1
+		t := catalog.TaskID{Stage: id, Index: col, Attempt: st.Tasks[col].Attempt}
+		start.Tasks = append(start.Tasks, TaskSpec{ID: t})
+		c.seen.occupy(m, at, w.js, t)
+		w.js.launched[stage][col] = t.Attempt + 1
+		if q := w.js.queue(stage, st); w.j.Graph.Stages[stage].Root == jobgraph.RootRestrictions && q.at == "" {
+			q.at = m.name // kept where the first task is started
+		}
 	}
-	c.act(start)
+	return start
 }
 
 // pick returns a free slot of the TaskManager that has most of them.
 func (s *Seen) pick() (*manager, int) {
-	best := s.managers[0]
+	var best *manager
 	for _, m := range s.managers {
-		if m.free > best.free {
+		if !m.draining && (best == nil || m.free > best.free) {
 			best = m
 		}
 	}
@@ -237,49 +254,80 @@ func (s *Seen) pick() (*manager, int) {
 	panic("invariant broken: a TaskManager counts a free slot that it doesn't have")
 }
 
-func (c *call) spec(w *waiting, stage, index int) TaskSpec {
+// spec is what a task on that TaskManager is told.
+func (w *waiting) spec(c *call, manager string, id catalog.TaskID) TaskSpec {
+	stage, index := w.j.StageAt(id.Stage), id.Index
 	spec, st := w.j.Graph.Stages[stage], w.j.Stages[stage]
-	t := TaskSpec{
-		ID:          catalog.TaskID{Stage: st.Stage, Index: index, Attempt: st.Tasks[index].Attempt},
-		Parallelism: st.Parallelism,
-		Queue:       st.Queue,
-		Outputs:     st.Outputs,
+	t := TaskSpec{ID: id, Parallelism: st.Parallelism, Queue: st.Queue, Outputs: st.Outputs}
+	if spec.Root == jobgraph.RootRestrictions {
+		t.QueueAt = w.js.queue(stage, st).at
 	}
 	for _, in := range st.Inputs {
-		parts, subs := w.partitions(in.Dataset)
-		read := Input{Dataset: in.Dataset, Partitions: parts, Hi: subs}
+		lo, hi := 0, -1
+		read := Input{Dataset: in.Dataset, Hi: w.j.Subpartitions(in.Dataset)}
 		switch in.Reading {
 		case catalog.ReadRange:
 			read.Lo, read.Hi = in.Cuts[index], in.Cuts[index+1]
 		case catalog.ReadPointwise:
-			read.Partitions = parts[in.Cuts[index]:in.Cuts[index+1]]
+			lo, hi = in.Cuts[index], in.Cuts[index+1]
 		}
-		t.Inputs = append(t.Inputs, read)
+		t.Inputs = append(t.Inputs, w.told(c, manager, stage, read, lo, hi))
 	}
 	for _, id := range spec.SideInputs {
-		parts, subs := w.partitions(id)
-		t.SideInputs = append(t.SideInputs, Input{Dataset: id, Partitions: parts, Hi: subs})
+		t.SideInputs = append(t.SideInputs, w.told(c, manager, stage, Input{Dataset: id, Hi: w.j.Subpartitions(id)}, 0, -1))
 	}
 	return t
 }
 
-// partitions are those of the attempts that count, and the number of
-// sub-partitions of each.
-func (w *waiting) partitions(id jobgraph.DatasetID) ([]jobgraph.Partition, int) {
-	d := w.j.DatasetAt(id)
-	producer := w.j.Stages[w.j.StageAt(w.j.Graph.Datasets[d].Producer)]
+// told fills in partitions [lo, hi) of the input, and where a task on the
+// TaskManager finds them. All of them if hi is -1.
+func (w *waiting) told(c *call, manager string, stage int, in Input, lo, hi int) Input {
+	d := w.j.DatasetAt(in.Dataset)
 	if w.js.parts[d] == nil {
-		parts := make([]jobgraph.Partition, len(producer.Tasks))
-		for i := range parts {
-			parts[i] = jobgraph.Partition{Index: i, Attempt: producer.Tasks[i].Attempt}
-		}
-		w.js.parts[d] = parts
+		w.js.parts[d] = w.locate(c, d)
 	}
-	subs := 1
-	for _, o := range producer.Outputs {
-		if o.Dataset == id {
-			subs = o.Subpartitions
+	p := w.js.parts[d]
+	if hi < 0 {
+		hi = len(p.partitions)
+	}
+	in.Partitions = p.partitions[lo:hi]
+	if p.only != manager && !w.sameColumn(d, stage) {
+		in.At = p.at[lo:hi]
+	}
+	return in
+}
+
+// sameColumn reports whether what the stage reads of the dataset is written
+// beside it, in the same slot.
+func (w *waiting) sameColumn(dataset, stage int) bool {
+	r := w.j.RegionOf(stage)
+	return w.j.Graph.Regions[r].Pointwise && r == w.j.RegionOf(w.j.StageAt(w.j.Graph.Datasets[dataset].Producer))
+}
+
+// locate lists the partitions of the attempts that count. Of finished tasks the
+// records say where they are; of tasks that run with their readers, where they
+// have been started.
+func (w *waiting) locate(c *call, dataset int) *parts {
+	d := w.j.Graph.Datasets[dataset]
+	producer := w.j.Stages[w.j.StageAt(d.Producer)]
+	output := slices.IndexFunc(producer.Outputs, func(o catalog.OutputChoice) bool { return o.Dataset == d.ID })
+	p := &parts{partitions: make([]jobgraph.Partition, len(producer.Tasks)), at: make([]string, len(producer.Tasks))}
+	for i := range producer.Tasks {
+		t := &producer.Tasks[i]
+		p.partitions[i] = jobgraph.Partition{Index: i, Attempt: t.Attempt}
+		switch {
+		case t.Done == nil:
+			if r := c.seen.running[runKey{w.j.ID, catalog.TaskID{Stage: d.Producer, Index: i, Attempt: t.Attempt}}]; r != nil {
+				p.at[i] = r.manager.name
+			}
+		case t.Done.Outputs[output].Durable != catalog.InBlob:
+			p.at[i] = t.Done.TaskManager
+		}
+		if i == 0 {
+			p.only = p.at[0]
+		} else if p.at[i] != p.only {
+			p.only = ""
 		}
 	}
-	return w.js.parts[d], subs
+	return p
 }

@@ -30,7 +30,8 @@ type HeldQueue struct {
 	Generation uint32
 }
 
-// A RunningTask is an attempt that runs in a slot.
+// A RunningTask is an attempt that runs in a slot; or, with slot -1, one that
+// has ended, of which the report is yet to come.
 type RunningTask struct {
 	ID
 	Slot int
