@@ -340,7 +340,11 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 	var broken error
 	split := func() {
 		again = nil
+		asked := time.Now()
 		gave, err := r.split(ctx, b, in)
+		if time.Since(asked) > splitSlow {
+			pause = max(pause, splitPauseMost)
+		}
 		switch {
 		case err != nil:
 			broken, hungry = err, nil

@@ -22,6 +22,10 @@ const (
 	// first, splitPauseMost later: it may be at its last element.
 	splitPause     = 10 * time.Millisecond
 	splitPauseMost = time.Second
+	// splitSlow is what no split takes but one that found a worker of Go's SDK
+	// between two elements: it waits there for half a second and holds the bundle
+	// up with it. Then the end is near, and asking again soon would do it again.
+	splitSlow = 300 * time.Millisecond
 	// splitGrace is how long a bundle that has run for a while may go on before
 	// it is split for a task that begins to wait.
 	splitGrace = 150 * time.Millisecond
