@@ -3,7 +3,10 @@ package node
 import (
 	"context"
 	"log/slog"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -16,13 +19,26 @@ const postsAhead = 4096
 
 // A mailbox writes messages to the logs of jobs, in batches.
 type mailbox struct {
-	store  *joblog.Store
+	sink   sink
 	log    *slog.Logger
 	echoes *echoes
 	posts  chan post
 	held   []post // of processes' output, the oldest first; only run's goroutine touches it
 
 	lost, lostInAll atomic.Int64 // lost: since it was last told of
+
+	// mark is the file that remembers how far the log of decisions was told; ""
+	// is none. After a restart the same lines come again.
+	mark   string
+	marked uint64 // what the file says; only run's goroutine touches it, and newMailbox
+	before uint64 // what was told before this process
+	told   atomic.Uint64
+}
+
+// A sink is where messages go: the job logs of this machine, or those of the
+// JobManagers.
+type sink interface {
+	Append(job string, entries ...joblog.Entry) error
 }
 
 type post struct {
@@ -33,17 +49,48 @@ type post struct {
 	output time.Time
 }
 
-func newMailbox(store *joblog.Store, log *slog.Logger) *mailbox {
-	return &mailbox{store: store, log: log, echoes: newEchoes(), posts: make(chan post, postsAhead)}
+func newMailbox(to sink, mark string, log *slog.Logger) *mailbox {
+	m := &mailbox{sink: to, log: log, echoes: newEchoes(), posts: make(chan post, postsAhead), mark: mark}
+	if text, err := os.ReadFile(mark); err == nil {
+		// Where it can't be read, lines are told again and found to be known.
+		m.before, _ = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		m.marked = m.before
+	}
+	return m
 }
 
-// Post takes one message of the Board. It never waits. The Board says one thing at level Error: why a job has failed.
-func (m *mailbox) Post(_ uint64, job string, at time.Time, level slog.Level, text string) {
+// logSource is the source of what the log of decisions says.
+const logSource = "log"
+
+// Post takes one message of the Board. It never waits. The Board says one thing
+// at level Error: why a job has failed.
+func (m *mailbox) Post(index uint64, job string, at time.Time, level slog.Level, text string) {
 	e := joblog.Entry{Time: at, Level: messageLevel(level), Origin: "runner", Text: text}
 	if e.Level == joblog.Error {
 		e.Level = joblog.Failure
 	}
+	if index > 0 {
+		if index <= m.before {
+			return
+		}
+		e.Source, e.Seq = logSource, index
+	}
 	m.put(post{job: job, entry: e})
+	if index > 0 {
+		m.told.Store(index) // not before it is in the queue: see remember
+	}
+}
+
+// remember writes down how far the log was told, give or take what is under
+// way: that is found to be known when it comes again.
+func (m *mailbox) remember() {
+	told := m.told.Load()
+	if m.mark == "" || told <= m.marked || len(m.posts) > 0 {
+		return
+	}
+	if err := os.WriteFile(m.mark, []byte(strconv.FormatUint(told, 10)), 0o600); err == nil {
+		m.marked = told
+	}
 }
 
 // output takes a line that a worker process wrote. It never waits. What the
@@ -82,6 +129,7 @@ func (m *mailbox) run(ctx context.Context) error {
 			now := time.Now()
 			m.release(now.Add(-heldFor))
 			m.echoes.expire(now)
+			m.remember()
 		case <-ctx.Done():
 			for {
 				select {
@@ -89,6 +137,7 @@ func (m *mailbox) run(ctx context.Context) error {
 					m.write(m.gather(p))
 				default:
 					m.release(time.Now())
+					m.remember()
 					return nil
 				}
 			}
@@ -151,7 +200,7 @@ func (m *mailbox) append(batch []post) {
 			entries = append(entries, batch[0].entry)
 			batch = batch[1:]
 		}
-		if err := m.store.Append(job, entries...); err != nil {
+		if err := m.sink.Append(job, entries...); err != nil {
 			m.log.Error("messages are lost", "job", job, "messages", len(entries), "err", err)
 		}
 	}

@@ -137,7 +137,7 @@ func (n *Node) openStores() (err error) {
 		return err
 	}
 	n.messages, err = joblog.New(n.path("messages"), joblog.Options{MaxBytes: int64(n.cfg.MessageLogSize)})
-	n.mail = newMailbox(n.messages, n.log)
+	n.mail = newMailbox(n.messages, n.path("told"), n.log)
 	return err
 }
 
