@@ -467,29 +467,38 @@ func (e known) decide(c *call) {
 	}
 	early := c.seen.early
 	c.seen.early = nil
+	told := map[runKey]bool{} // for look-ups
 	for _, f := range early {
-		f.decide(c)
+		told[runKey{f.job, f.f.Task}] = true
 	}
 	for _, j := range slices.Clone(c.state.Active()) {
 		if j.State == catalog.Cancelling {
 			continue
 		}
-		seeds := append(c.orphans(j), c.missing(j)...)
+		seeds := append(c.orphans(j, told), c.missing(j)...)
 		seeds = append(seeds, c.unqueued(j)...)
 		if len(seeds) > 0 {
 			// Nobody is to blame: a job isn't charged for its runner's restarts.
 			c.restart(j, seeds, nil, catalog.Failure{Kind: catalog.FailureLost, At: e.at, Message: "the JobManager was started again, and what ran or was held in memory is gone"})
 		}
 	}
+	for _, f := range early {
+		f.decide(c)
+	}
 }
 
-// orphans are the units with unfinished tasks that run nowhere.
-func (c *call) orphans(j *catalog.Job) []unit {
+// orphans are the units with unfinished tasks that run nowhere, but for those
+// whose failures are yet to be decided upon.
+func (c *call) orphans(j *catalog.Job, failed map[runKey]bool) []unit {
 	js := c.seen.job(j)
 	var units []unit
 	for s, st := range j.Stages {
 		for i := range st.Tasks {
-			if t := &st.Tasks[i]; t.Done == nil && js.launched[s][i] != t.Attempt+1 {
+			t := &st.Tasks[i]
+			if t.Done != nil || js.launched[s][i] == t.Attempt+1 {
+				continue
+			}
+			if !failed[runKey{j.ID, catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}}] {
 				units = append(units, unitOf(j, s, i))
 			}
 		}
