@@ -90,7 +90,7 @@ See what runs with trestle jobs, or on the web page (127.0.0.1:8081).`,
 	}
 	add("run", serveCommand(), workerPoolCommand(), runCommand(), planCommand())
 	add("look", jobsCommand(), jobCommand(), logsCommand(), metricsCommand(), pipelineCommand(), waitCommand(), cancelCommand())
-	add("other", doctorCommand(), versionCommand())
+	add("other", certsCommand(), proxyCommand(), doctorCommand(), versionCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	return root

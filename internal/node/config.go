@@ -34,10 +34,11 @@ const (
 type Config struct {
 	Role Role // not a setting: each has a command of its own
 
-	JobAddr   string
-	WebAddr   string
-	Data      string
-	ReadyFile string
+	JobAddr    string
+	JobTLSAddr string
+	WebAddr    string
+	Data       string
+	ReadyFile  string
 
 	Name        string
 	ClusterAddr string // of a JobManager, for other processes

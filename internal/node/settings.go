@@ -45,7 +45,7 @@ func (s Setting) Of(c *Config) interface {
 
 // roles are those of settings that not every process has.
 var roles = map[string]Role{
-	"job-addr": JobManager, "name": 0, "cluster-addr": JobManager, "data-addr": TaskManager,
+	"job-addr": JobManager, "job-tls-addr": JobManager, "name": 0, "cluster-addr": JobManager, "data-addr": TaskManager,
 	"advertise": 0, "members": JobManager, "join": JobManager, "jobmanagers": TaskManager,
 	"lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
 	"memory": 0,
@@ -57,7 +57,7 @@ var roles = map[string]Role{
 }
 
 // grouped are settings of processes that have others to talk to.
-var grouped = []string{"name", "cluster-addr", "data-addr", "advertise", "members", "join", "jobmanagers", "lease", "reconcile", "tls-cert", "tls-key", "tls-ca"}
+var grouped = []string{"name", "cluster-addr", "data-addr", "advertise", "members", "join", "jobmanagers", "lease", "reconcile"}
 
 // SettingsOf are those that a process of that role has.
 func SettingsOf(role Role) []Setting {
@@ -75,6 +75,8 @@ func SettingsOf(role Role) []Setting {
 var Settings = []Setting{
 	{"job-addr", "HOST:PORT", "Where Beam SDKs submit jobs (Job, Artifact staging and retrieval services). Port 0 lets the system choose.",
 		func(c *Config) field { return text(&c.JobAddr) }},
+	{"job-tls-addr", "HOST:PORT", "Job endpoint for clients with certificates, who come through trestle proxy. Needs --tls-cert. Default: none.",
+		func(c *Config) field { return text(&c.JobTLSAddr) }},
 	{"web-addr", "HOST:PORT", "Where the web page, the REST API, /metrics and /healthz are.",
 		func(c *Config) field { return text(&c.WebAddr) }},
 	{"name", "NAME", "This process's name, which no other has and which it keeps. Default: the host's name.",
