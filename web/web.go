@@ -77,7 +77,8 @@ type Server struct {
 	mux      *http.ServeMux
 }
 
-// New returns a Server, which is an http.Handler.
+// New returns a Server, which is an http.Handler. Without jobs it tells of the
+// process alone.
 func New(jobs Jobs, messages Messages, opts Options) *Server {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
@@ -88,17 +89,12 @@ func New(jobs Jobs, messages Messages, opts Options) *Server {
 	if opts.Metrics != nil {
 		s.mux.Handle("GET /metrics", opts.Metrics)
 	}
-	s.mux.HandleFunc("GET /api/v1/jobs", s.apiJobs)
-	s.mux.HandleFunc("GET /api/v1/jobs/{id}", s.apiJob)
-	s.mux.HandleFunc("GET /api/v1/jobs/{id}/plan", s.apiPlan)
-	s.mux.HandleFunc("GET /api/v1/jobs/{id}/metrics", s.apiMetrics)
-	s.mux.HandleFunc("GET /api/v1/jobs/{id}/messages", s.apiMessages)
 	s.mux.HandleFunc("GET /api/v1/version", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]string{"version": opts.Version})
 	})
-	s.mux.HandleFunc("GET /{$}", s.pageJobs)
-	s.mux.HandleFunc("GET /jobs/{id}", s.pageJob)
-	s.mux.Handle("GET /assets/", http.FileServerFS(assets))
+	if jobs != nil {
+		s.showJobs()
+	}
 	if opts.Profiles {
 		s.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		s.mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -107,6 +103,17 @@ func New(jobs Jobs, messages Messages, opts Options) *Server {
 		s.mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	return s
+}
+
+func (s *Server) showJobs() {
+	s.mux.HandleFunc("GET /api/v1/jobs", s.apiJobs)
+	s.mux.HandleFunc("GET /api/v1/jobs/{id}", s.apiJob)
+	s.mux.HandleFunc("GET /api/v1/jobs/{id}/plan", s.apiPlan)
+	s.mux.HandleFunc("GET /api/v1/jobs/{id}/metrics", s.apiMetrics)
+	s.mux.HandleFunc("GET /api/v1/jobs/{id}/messages", s.apiMessages)
+	s.mux.HandleFunc("GET /{$}", s.pageJobs)
+	s.mux.HandleFunc("GET /jobs/{id}", s.pageJob)
+	s.mux.Handle("GET /assets/", http.FileServerFS(assets))
 }
 
 // ServeHTTP answers one request.
