@@ -76,11 +76,11 @@ var beamUsers = []string{"bench", "examples", "transforms/kafka", "cmd/trestle",
 
 // ownerExceptions are uses of a library outside the package that owns it.
 var ownerExceptions = map[string]string{
-	"runner/bundle -> github.com/cespare/xxhash/v2":     "spreads keys over sub-partitions: no package of its own for one call",
-	"runner/side -> github.com/cespare/xxhash/v2":       "finds keys in an index: no package of its own for one call",
-	"runner/task -> github.com/cespare/xxhash/v2":       "tells keys apart: no package of its own for one call",
-	"shuffle/localdisk -> github.com/cespare/xxhash/v2": "block checksums: no package of its own for one call",
-	"shuffle/memory -> github.com/cespare/xxhash/v2":    "block checksums: no package of its own for one call",
+	"runner/bundle -> github.com/cespare/xxhash/v2":  "spreads keys over sub-partitions: no package of its own for one call",
+	"runner/side -> github.com/cespare/xxhash/v2":    "finds keys in an index: no package of its own for one call",
+	"runner/task -> github.com/cespare/xxhash/v2":    "tells keys apart: no package of its own for one call",
+	"shuffle/driver -> github.com/cespare/xxhash/v2": "block checksums: no package of its own for one call",
+	"shuffle/memory -> github.com/cespare/xxhash/v2": "block checksums: no package of its own for one call",
 }
 
 // forbiddenNames say nothing about a package.

@@ -84,20 +84,20 @@ func (p *partition) flush(entries []entry) error {
 func (p *partition) finish() error {
 	index := appendIndex(nil, p.id, p.subs, p.entries, p.end)
 	if _, err := p.file.WriteAt(index, p.end); err != nil {
-		return fmt.Errorf("write shuffle index: %w", err)
+		return fmt.Errorf("write shuffle index: %w", p.d.full(err))
 	}
 	if p.d.cfg.Sync {
 		if err := p.file.Sync(); err != nil {
-			return fmt.Errorf("sync shuffle file: %w", err)
+			return fmt.Errorf("sync shuffle file: %w", p.d.full(err))
 		}
 	}
 	err := p.file.Close()
 	p.file = nil
 	if err != nil {
-		return fmt.Errorf("close shuffle file: %w", err)
+		return fmt.Errorf("close shuffle file: %w", p.d.full(err))
 	}
 	if err := os.Rename(p.unfinished(), p.path); err != nil {
-		return fmt.Errorf("finish shuffle file: %w", err)
+		return fmt.Errorf("finish shuffle file: %w", p.d.full(err))
 	}
 	p.onDisk, p.made = true, false
 	if p.d.cfg.Sync {
@@ -187,6 +187,12 @@ func (p *partition) firstOf(sub int) int {
 		return 1
 	})
 	return i
+}
+
+func (p *partition) readable() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == finished && !p.released
 }
 
 func (p *partition) letGo() {

@@ -3,14 +3,10 @@ package localdisk
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math"
-	"os"
 
 	"trestle/shuffle/driver"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // A file is payloads in any order, the index, and the footer: the index's
@@ -37,19 +33,8 @@ type entry struct {
 	kind   uint8
 	stored int    // bytes on disk
 	off    int64  // on disk
-	sum    uint64 // of the bytes on disk, see checksum
+	sum    uint64 // of the bytes on disk, see driver.Checksum
 	data   []byte // in memory
-}
-
-// checksum ties payload to its place and its partition, so that the right
-// bytes of another block are wrong.
-func checksum(payload []byte, seed uint64, off int64) uint64 {
-	return xxhash.Sum64(payload) ^ seed ^ uint64(off)*0x9e3779b97f4a7c15
-}
-
-// seedOf is different for different partitions.
-func seedOf(id driver.PartitionID) uint64 {
-	return xxhash.Sum64String(fmt.Sprintf("%q %q %d %d", id.Job, id.Dataset, id.Index, id.Attempt))
 }
 
 // appendIndex appends the index and the footer of a file whose payloads end at
@@ -86,7 +71,7 @@ func appendFooter(dst, index []byte, off int64) []byte {
 	return binary.LittleEndian.AppendUint64(dst, magic)
 }
 
-func footerSum(index []byte, off int64) uint64 { return checksum(index, magic, off) }
+func footerSum(index []byte, off int64) uint64 { return driver.Checksum(index, magic, off) }
 
 var errDamaged = errors.New("its index is damaged")
 
@@ -134,7 +119,7 @@ func parseIndex(index []byte, end int64) (id driver.PartitionID, subpartitions i
 // readIndexBytes gives the index whose checksum is right, and where payloads
 // end.
 func readIndexBytes(path string) (index []byte, end int64, err error) {
-	f, err := os.Open(path)
+	f, err := openFile(path, nil)
 	if err != nil {
 		return nil, 0, err
 	}

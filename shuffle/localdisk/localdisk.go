@@ -21,6 +21,7 @@
 package localdisk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,7 +56,7 @@ type Driver struct {
 	retained atomic.Int64 // bytes of blocks kept in memory
 
 	mu    sync.Mutex
-	parts map[driver.PartitionID]*partition // also released ones, until their job is
+	parts map[string]map[driver.PartitionID]*partition // by job; also released ones, until their job is
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -74,7 +75,7 @@ func New(dir string, cfg Config) (*Driver, error) {
 	if cfg.Retain == 0 {
 		cfg.Retain = cfg.Budget.Limit() / 2
 	}
-	d := &Driver{dir: dir, cfg: cfg, create: createFile, parts: make(map[driver.PartitionID]*partition)}
+	d := &Driver{dir: dir, cfg: cfg, create: createFile, parts: make(map[string]map[driver.PartitionID]*partition)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("shuffle directory: %w", err)
 	}
@@ -101,40 +102,71 @@ func createFile(path string) (file, error) {
 func (d *Driver) Create(id driver.PartitionID, subpartitions int) (driver.Partition, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.parts[id] != nil {
+	if d.parts[id.Job][id] != nil {
 		return nil, fmt.Errorf("it was created before")
 	}
 	p := newPartition(d, id, subpartitions)
 	if _, err := os.Lstat(p.path); err == nil {
 		return nil, fmt.Errorf("an earlier process created it before")
 	}
-	d.parts[id] = p
+	d.note(p)
 	return p, nil
 }
 
-// Open reads sub-partitions [lo, hi) of closed partitions.
+// note makes p known. (d.mu is held.)
+func (d *Driver) note(p *partition) {
+	if d.parts[p.id.Job] == nil {
+		d.parts[p.id.Job] = make(map[driver.PartitionID]*partition)
+	}
+	d.parts[p.id.Job][p.id] = p
+}
+
+func (d *Driver) find(id driver.PartitionID) *partition {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.parts[id.Job][id]
+}
+
+// Open reads sub-partitions [lo, hi) of closed partitions. Its error names all
+// partitions that are missing.
 func (d *Driver) Open(ids []driver.PartitionID, lo, hi int) (driver.Reader, error) {
-	r := &reader{budget: d.cfg.Budget}
-	for _, id := range ids {
-		d.mu.Lock()
-		p := d.parts[id]
-		d.mu.Unlock()
-		if err := r.add(id, p, lo, hi); err != nil {
-			r.Close()
-			return nil, &driver.PartitionError{Partition: id, Err: err}
-		}
+	sources, err := d.sources(ids, lo, hi)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{budget: d.cfg.Budget, sources: sources}
+	for i := range sources {
+		r.disk = r.disk || sources[i].disk
 	}
 	return r, nil
+}
+
+// sources acquires all partitions, or none.
+func (d *Driver) sources(ids []driver.PartitionID, lo, hi int) ([]source, error) {
+	var all []source
+	var missing []error
+	for _, id := range ids {
+		src, err := sourceOf(d.find(id), lo, hi)
+		if err != nil {
+			missing = append(missing, &driver.PartitionError{Partition: id, Err: err})
+			continue
+		}
+		all = append(all, src)
+	}
+	if len(missing) == 0 {
+		return all, nil
+	}
+	for _, src := range all {
+		src.p.letGo()
+	}
+	return nil, errors.Join(missing...)
 }
 
 // Release forgets partitions and frees what they hold, once nobody reads them
 // any more.
 func (d *Driver) Release(ids ...driver.PartitionID) {
 	for _, id := range ids {
-		d.mu.Lock()
-		p := d.parts[id]
-		d.mu.Unlock()
-		if p != nil {
+		if p := d.find(id); p != nil {
 			p.release()
 		}
 	}
@@ -143,13 +175,8 @@ func (d *Driver) Release(ids ...driver.PartitionID) {
 // ReleaseJob releases all of a job and removes its directory.
 func (d *Driver) ReleaseJob(job string) {
 	d.mu.Lock()
-	var mine []*partition
-	for id, p := range d.parts {
-		if id.Job == job {
-			mine = append(mine, p)
-			delete(d.parts, id)
-		}
-	}
+	mine := d.parts[job]
+	delete(d.parts, job)
 	d.mu.Unlock()
 	for _, p := range mine {
 		p.release()
@@ -166,16 +193,38 @@ func (d *Driver) Recover() []driver.PartitionID {
 	var ids []driver.PartitionID
 	for _, path := range paths {
 		p, err := loadPartition(d, path)
+		if busy(err) {
+			continue // it isn't known: a later process may find it whole
+		}
 		if err != nil || p.path != path {
 			_ = os.Remove(path) // it is lost either way; its readers will say so
 			continue
 		}
 		d.mu.Lock()
-		if d.parts[p.id] == nil {
-			d.parts[p.id] = p
+		if d.parts[p.id.Job][p.id] == nil {
+			d.note(p)
 			ids = append(ids, p.id)
 		}
 		d.mu.Unlock()
+	}
+	return ids
+}
+
+// Held lists the partitions that are closed and not released.
+func (d *Driver) Held() []driver.PartitionID {
+	d.mu.Lock()
+	var all []*partition
+	for _, job := range d.parts {
+		for _, p := range job {
+			all = append(all, p)
+		}
+	}
+	d.mu.Unlock()
+	var ids []driver.PartitionID
+	for _, p := range all {
+		if p.readable() {
+			ids = append(ids, p.id)
+		}
 	}
 	return ids
 }

@@ -48,7 +48,7 @@ var _ driver.Partition = (*partition)(nil)
 var errGone = errors.New("it was given up or released")
 
 func newPartition(d *Driver, id driver.PartitionID, subs int) *partition {
-	return &partition{d: d, id: id, subs: subs, seed: seedOf(id), path: d.path(id)}
+	return &partition{d: d, id: id, subs: subs, seed: driver.Seed(id), path: d.path(id)}
 }
 
 // loadPartition makes a partition of a finished file.
@@ -141,10 +141,10 @@ func (p *partition) append(payloads []byte, blocks []entry) error {
 		b := &blocks[i]
 		payload := payloads[b.off:][:b.stored]
 		b.off += at
-		b.sum = checksum(payload, p.seed, b.off)
+		b.sum = driver.Checksum(payload, p.seed, b.off)
 	}
 	if _, err := f.WriteAt(payloads, at); err != nil {
-		return fmt.Errorf("write shuffle file: %w", err)
+		return fmt.Errorf("write shuffle file: %w", p.d.full(err))
 	}
 	p.d.cfg.Budget.Spilled(int64(len(payloads)))
 	return nil
@@ -160,7 +160,7 @@ func (p *partition) reserve(n int) (f file, at int64, err error) {
 	if p.file == nil {
 		f, err := p.d.create(p.unfinished())
 		if err != nil { // p.file stays nil, and not an interface with nil in it
-			return nil, 0, fmt.Errorf("create shuffle file: %w", err)
+			return nil, 0, fmt.Errorf("create shuffle file: %w", p.d.full(err))
 		}
 		p.file, p.made = f, true
 	}

@@ -52,14 +52,14 @@ type fetched struct {
 	err   error
 }
 
-// add makes p's sub-partitions a source.
-func (r *reader) add(id driver.PartitionID, p *partition, lo, hi int) error {
+// sourceOf makes p's sub-partitions a source.
+func sourceOf(p *partition, lo, hi int) (source, error) {
 	if p == nil {
-		return errors.New("it is not here")
+		return source{}, errors.New("it is not here")
 	}
 	entries, err := p.acquire(lo, hi)
 	if err != nil {
-		return err
+		return source{}, err
 	}
 	src := source{p: p, entries: entries}
 	src.disk = len(entries) > 0 && entries[0].kind != inMemory // all are alike
@@ -69,9 +69,7 @@ func (r *reader) add(id driver.PartitionID, p *partition, lo, hi int) error {
 		// the sub-partition's own order is kept.
 		src.entries = inFileOrder(entries)
 	}
-	r.disk = r.disk || src.disk
-	r.sources = append(r.sources, src)
-	return nil
+	return src, nil
 }
 
 // inFileOrder sorts by offset, but keeps the order within a sub-partition.
@@ -160,7 +158,7 @@ func (r *reader) fetch() {
 	for i := range r.sources {
 		src := &r.sources[i]
 		if err := r.fetchSource(src); err != nil {
-			r.give(fetched{err: &driver.PartitionError{Partition: src.p.id, Err: err}})
+			r.give(fetched{err: src.p.lostUnless(err)})
 			return
 		}
 	}
@@ -172,7 +170,7 @@ func (r *reader) fetchSource(src *source) error {
 	var f *os.File
 	if src.disk {
 		var err error
-		if f, err = os.Open(src.p.path); err != nil {
+		if f, err = openFile(src.p.path, r.stop); err != nil {
 			return err
 		}
 		defer f.Close() // it was only read
@@ -216,12 +214,9 @@ func readBlock(budget *membudget.Budget, f io.ReaderAt, e *entry, seed uint64) (
 	payload := budget.Chunk(e.stored)[:e.stored]
 	if _, err := f.ReadAt(payload, e.off); err != nil {
 		budget.Free(payload)
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, fmt.Errorf("read block at %d: %w", e.off, err)
+		return nil, fmt.Errorf("read block at %d: %w", e.off, unexpected(err))
 	}
-	if checksum(payload, seed, e.off) != e.sum {
+	if driver.Checksum(payload, seed, e.off) != e.sum {
 		budget.Free(payload)
 		return nil, fmt.Errorf("block at %d: wrong checksum", e.off)
 	}

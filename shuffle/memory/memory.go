@@ -117,6 +117,11 @@ func (d *Driver) Open(ids []driver.PartitionID, lo, hi int) (driver.Reader, erro
 				err = fmt.Errorf("sub-partitions [%d, %d) have a reader already", other.lo, other.hi)
 			}
 		}
+		for _, gone := range p.left {
+			if err == nil && lo < gone.hi && gone.lo < hi {
+				err = fmt.Errorf("sub-partitions [%d, %d) had a reader that has left", gone.lo, gone.hi)
+			}
+		}
 		if err != nil {
 			r.leave()
 			return nil, &driver.PartitionError{Partition: id, Err: err}

@@ -19,6 +19,7 @@ type pipe struct {
 	window  int64
 	queues  []queue // by sub-partition, once created
 	seats   []seat  // readers, disjoint
+	left    []seat  // of readers that are gone: what they had is gone, too
 	// room is closed when a queue has become shorter or err is set; nil while
 	// nobody waits.
 	room chan struct{}

@@ -113,6 +113,7 @@ func (p *pipe) leave(r *reader) {
 		case !p.ended:
 			p.fail(errLeft)
 		default:
+			p.left = append(p.left, seat{lo: s.lo, hi: s.hi})
 			for j := s.lo; j < min(s.hi, len(p.queues)); j++ {
 				p.queues[j].drop(p.d)
 			}
