@@ -279,6 +279,8 @@ func (r report) tell(_ context.Context, l *loop) {
 	case r.Failed != nil:
 		f, lostParts := failure(r.Failed, r.at)
 		l.seen.Failed(catalog.JobID(r.Failed.Job), f, lostParts)
+	case r.Draining:
+		l.seen.Draining(r.by.Name())
 	}
 }
 

@@ -10,6 +10,9 @@ type Report struct {
 	Progress *Progress
 	Finished *Finished
 	Failed   *Failed
+	// Draining says that the TaskManager wants no new tasks, from now until it
+	// leaves. What runs goes on. It is of no task.
+	Draining bool
 }
 
 // An Inventory is what a TaskManager has at hand when it joins: what outlived
