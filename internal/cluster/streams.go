@@ -17,6 +17,9 @@ type Streams struct {
 	security *Security
 	protocol string
 	patience time.Duration
+	// Greeting is what Dial writes first, in the clear: for a port that others
+	// share, whose listener takes it off again. Set it before the first Dial.
+	Greeting string
 }
 
 // Streams makes connections out of those of a listener. Both ends must name the
@@ -53,6 +56,11 @@ func (s *Streams) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	c, err := dial(ctx, addr, s.patience)
+	if err == nil && s.Greeting != "" {
+		if _, err = c.Write([]byte(s.Greeting)); err != nil {
+			_ = c.Close()
+		}
+	}
 	if err != nil || s.security.insecure {
 		return c, err
 	}
