@@ -2,7 +2,6 @@ package window
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -79,6 +78,3 @@ func Check(windows []Window, merges []Merge) error {
 	}
 	return nil
 }
-
-// ErrMerging says that windows merge and the runner was not told how.
-var ErrMerging = errors.New("the windows merge by their SDK's rule, which was not asked")

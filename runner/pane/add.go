@@ -1,0 +1,195 @@
+package pane
+
+import (
+	"slices"
+
+	"trestle/element"
+	"trestle/runner/trigger"
+	"trestle/runner/window"
+)
+
+// Unmerged tells the windows that must be merged before the elements can be
+// added: those that are open and those that the elements bring, or none if the
+// elements bring no new one. It is for strategies whose windows merge by their
+// SDK's rule; the answer goes to Add. What was due must have been done by
+// Advance.
+func (s *Strategy) Unmerged(k *Key, elems []Element) []window.Window {
+	if s.Merging == window.NoMerging {
+		return nil
+	}
+	var fresh []window.Window
+	for i := range elems {
+		for _, w := range elems[i].Windows {
+			if at, ok := k.find(w); !ok || k.live[at].closed {
+				fresh = append(fresh, w)
+			}
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	for i := range k.live {
+		if !k.live[i].closed {
+			fresh = append(fresh, k.live[i].window)
+		}
+	}
+	slices.SortFunc(fresh, window.Window.Compare)
+	return slices.Compact(fresh)
+}
+
+// Add decides about elements that have come, in order, and appends what is to
+// be done to ops. merges are what their SDK made of Unmerged, where windows
+// merge by its rule, else nil. An error is the SDK's, and leaves k as it was.
+func (s *Strategy) Add(k *Key, now Now, elems []Element, merges []window.Merge, ops []Op) ([]Op, error) {
+	a := adding{decision: decision{s: s, k: k, now: now, ops: ops}}
+	if s.Merging == window.MergeByTheirFn {
+		if err := window.Check(s.Unmerged(k, elems), merges); err != nil {
+			return ops, err
+		}
+	}
+	a.advance() // what was due before these elements came
+	if s.Merging == window.MergeOverlap {
+		merges = window.Overlapping(s.Unmerged(k, elems))
+	}
+	for i := range merges {
+		a.merge(&merges[i])
+	}
+	if len(merges) > 0 {
+		a.advance() // a result may be over already
+	}
+	for i := range elems {
+		for _, w := range elems[i].Windows {
+			if into, ok := a.into[w]; ok {
+				w = into
+			}
+			a.add(i, elems[i].Timestamp, w)
+		}
+	}
+	// A result that no element fell into may have become ready by merging.
+	for i := range merges {
+		if at, ok := k.find(merges[i].Into); ok && !k.live[at].closed {
+			a.fireIfReady(at)
+		}
+	}
+	return a.ops, nil
+}
+
+// An adding is a decision about elements.
+type adding struct {
+	decision
+	into map[window.Window]window.Window // of windows that were merged
+}
+
+// add puts an element into a window, or drops it.
+func (a *adding) add(elem int, ts element.Timestamp, w window.Window) {
+	if window.Passed(a.now.Input, w.Expiry(a.s.LatenessMillis)) {
+		a.ops = append(a.ops, Op{Kind: DropExpired, Window: w, Element: elem})
+		return
+	}
+	at, ok := a.k.find(w)
+	if !ok {
+		a.k.live = slices.Insert(a.k.live, at, live{
+			window: w, ended: window.Passed(a.now.Input, w.MaxTimestamp()),
+			processing: element.MaxTimestamp, synchronized: element.MaxTimestamp,
+		})
+	}
+	l := &a.k.live[at]
+	if l.closed {
+		a.ops = append(a.ops, Op{Kind: DropClosed, Window: w, Element: elem})
+		return
+	}
+	a.ops = append(a.ops, Op{Kind: Append, Window: w, Element: elem})
+	l.buffered = true
+	l.pending++
+	a.holdFor(l, ts)
+	a.s.Trigger.Add(&l.trigger, 1, a.clock(l))
+	if !a.fireIfReady(at) {
+		a.wait(l)
+	}
+}
+
+// holdFor lets an element have its say about the timestamp of the pane. One
+// that comes behind the output watermark, or after the window's end, has none:
+// then the pane is late, and it must not be too late for those downstream.
+func (d *decision) holdFor(l *live, ts element.Timestamp) {
+	if d.s.Combiner == EndOfWindow {
+		ts = l.window.MaxTimestamp()
+	}
+	switch {
+	case ts < d.now.Output || l.ended:
+		l.last = true
+	case l.held:
+		l.hold = d.s.combine(l.hold, ts)
+	default:
+		l.held, l.hold = true, ts
+	}
+}
+
+// merge makes one window of several. Windows that the key doesn't know have
+// nothing that could be merged.
+func (a *adding) merge(m *window.Merge) {
+	if a.into == nil {
+		a.into = make(map[window.Window]window.Window)
+	}
+	var from []live
+	for _, w := range m.From {
+		a.into[w] = m.Into
+		if at, ok := a.k.find(w); ok && !a.k.live[at].closed {
+			from = append(from, a.k.live[at])
+		}
+	}
+	if len(from) == 0 || len(from) == 1 && from[0].window == m.Into {
+		return
+	}
+	result := a.mergeLive(m.Into, from)
+	for i := range from {
+		at, _ := a.k.find(from[i].window)
+		a.k.live = slices.Delete(a.k.live, at, at+1)
+	}
+	at, ok := a.k.find(m.Into)
+	if !ok {
+		a.k.live = slices.Insert(a.k.live, at, live{})
+	}
+	// Else it was closed. What the others have pending opens it again.
+	a.k.live[at] = result
+	a.wait(&a.k.live[at])
+}
+
+// mergeLive merges what is remembered of windows.
+func (a *adding) mergeLive(into window.Window, from []live) live {
+	result := live{window: into, ended: window.Passed(a.now.Input, into.MaxTimestamp())}
+	op := Op{Kind: Merge, Window: into}
+	states := make([]trigger.State, len(from))
+	for i := range from {
+		l := &from[i]
+		states[i] = l.trigger
+		result.buffered = result.buffered || l.buffered
+		result.pending += l.pending
+		result.last = result.last || l.last
+		if l.held {
+			a.mergeHold(&result, l.hold)
+		}
+		if l.window == into {
+			// The panes of the others are those of windows that are no more.
+			result.panes, result.onTime = l.panes, l.onTime
+		} else if l.buffered {
+			op.From = append(op.From, l.window)
+		}
+	}
+	if len(op.From) > 0 {
+		a.ops = append(a.ops, op)
+	}
+	result.trigger = a.s.Trigger.Merge(states, a.clock(&result))
+	return result
+}
+
+// mergeHold adds the hold of a window to that of what it has become.
+func (a *adding) mergeHold(result *live, hold element.Timestamp) {
+	if a.s.Combiner == EndOfWindow {
+		hold = result.window.MaxTimestamp()
+	}
+	if result.held {
+		hold = a.s.combine(result.hold, hold)
+	}
+	result.held, result.hold = true, hold
+}
