@@ -105,7 +105,7 @@ func (c *caretaker) tidyUp() {
 			keep[j.Plan] = true
 		}
 	}
-	if err := c.node.blobs.Sweep(func(hash string) bool { return keep[hash] }); err != nil {
+	if err := c.node.blobs.Sweep(context.Background(), func(hash string, _ time.Time) bool { return keep[hash] }); err != nil {
 		c.node.log.Error("what ended jobs needed can't be removed", "err", err)
 	}
 }

@@ -29,7 +29,7 @@ type jobs struct {
 	cfg      Config
 	lead     *lead
 	board    *runner.Board
-	blobs    *blobstore.Store
+	blobs    blobstore.Store
 	side     *taskSide
 	log      *slog.Logger
 	accepted func(id string) // a job was accepted; must not wait
@@ -79,7 +79,7 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 	}
 	h.submitting.RLock()
 	defer h.submitting.RUnlock()
-	hashes, err := h.blobs.Put(pipeline, runBytes)
+	hashes, err := h.blobs.Put(ctx, pipeline, runBytes)
 	if err != nil {
 		return err
 	}
@@ -220,12 +220,12 @@ func (h *jobs) Watch(ctx context.Context, id string) (iter.Seq[jobservice.State]
 }
 
 // Pipeline is the pipeline as submitted.
-func (h *jobs) Pipeline(_ context.Context, id string) (*pipepb.Pipeline, error) {
+func (h *jobs) Pipeline(ctx context.Context, id string) (*pipepb.Pipeline, error) {
 	j, err := h.board.Job(id)
 	if err != nil {
 		return nil, houseError(err)
 	}
-	b, err := h.blobs.Get(j.Pipeline)
+	b, err := h.blobs.Get(ctx, j.Pipeline)
 	if err != nil {
 		return nil, err
 	}

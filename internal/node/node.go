@@ -41,7 +41,7 @@ type Node struct {
 
 	journal    *journal
 	board      *runner.Board
-	blobs      *blobstore.Store // pipelines, and what runs of them
+	blobs      blobstore.Store // pipelines, and what runs of them
 	artifacts  *artifact.Store
 	messages   *joblog.Store
 	mail       *mailbox
@@ -188,9 +188,7 @@ func (n *Node) joinTaskSide() (err error) {
 		Processes: processPolicy(n.cfg),
 		Artifacts: stagedFiles{n.artifacts},
 		Messages:  n.workerMessages,
-		Open: func(_ context.Context, hash string) ([]byte, error) {
-			return n.blobs.Get(hash)
-		},
+		Open:      n.blobs.Get,
 		Output: func(job, worker string, line []byte) {
 			n.mail.output(job, worker, n.side.stored.hide(job, string(line)))
 		},
