@@ -16,7 +16,7 @@ RUNS    ?= 1
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour bench bench-spill full clean
+.PHONY: build demo java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -50,6 +50,9 @@ itest-python: build $(VENV)/.ready ## the Python SDK's own tests
 
 itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen from outside
 	$(ITEST) -itests=behaviour
+
+itest-failover: build $(VENV)/.ready ## many machines and what dies of them; QUICK=1 takes four minutes
+	$(ITEST) -itests=failover -run '^TestFailover' $(if $(QUICK),-quick)
 
 itest-java: build $(CACHE)/java/.ready ## a Java word count
 	$(ITEST) -itests=java -run '^TestJava'

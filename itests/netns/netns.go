@@ -14,20 +14,26 @@
 // Close removes all of a network. What a killed program has left behind is
 // removed by the next one that makes a network.
 //
-// Processes are not this package's: end them before Close.
+// Processes are not this package's: end them before Close. Only what a killed
+// program has left running is ended with its hosts.
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Here is the name of the machine itself, as an end of a wire.
@@ -192,6 +198,57 @@ func (h *Host) Command(name string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + h.space, "--", name}, args...)...)
 }
 
+// Processes are the ids of all processes of the host.
+func (h *Host) Processes() ([]int, error) { return processes(h.space) }
+
+func processes(space string) ([]int, error) {
+	out, err := run("ip", "netns", "pids", space)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for word := range strings.FieldsSeq(out) {
+		pid, err := strconv.Atoi(word)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+// Dial connects from the host, as a program on it would: its loopback is the
+// host's. The address must be numbers.
+func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	if h.space == "" {
+		return d.DialContext(ctx, network, address)
+	}
+	// A socket belongs to the namespace in which its thread was when it was made.
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	away, err := os.Open("/run/netns/" + h.space)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	defer away.Close()
+	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	conn, dialErr := d.DialContext(ctx, network, address)
+	// A thread that can't come home ends with its goroutine.
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err == nil {
+		runtime.UnlockOSThread()
+	}
+	return conn, dialErr
+}
+
 // Cut lets nothing pass any more from one host to another. The other direction
 // stays as it is.
 func (n *Network) Cut(from, to string) error {
@@ -280,9 +337,23 @@ func sweep() {
 			}
 			pid, err := strconv.Atoi(m[1])
 			if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+				if place.remove[0] == "netns" {
+					killAll(name)
+				}
 				_, _ = run("ip", append(place.remove, name)...)
 			}
 		}
+	}
+}
+
+// killAll ends the processes that a killed program has left on a host of its.
+func killAll(space string) {
+	pids, err := processes(space)
+	if err != nil {
+		return
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 

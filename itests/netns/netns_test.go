@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -51,6 +52,7 @@ func TestWires(t *testing.T) {
 		t.Error("a healed wire doesn't work")
 	}
 	oneWay(t, n)
+	own(t, n)
 	closed = true
 	if err := n.Close(); err != nil {
 		t.Error(err)
@@ -104,5 +106,22 @@ func oneWay(t *testing.T, n *Network) {
 	}
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Errorf("what was held up did not come after the wire was healed: %v", err)
+	}
+}
+
+// own dials a host's own loopback: the test's listener isn't there.
+func own(t *testing.T, n *Network) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if c, err := n.Host(Here).Dial(t.Context(), "tcp", l.Addr().String()); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	if c, err := n.Host("a").Dial(t.Context(), "tcp", l.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a host reached the machine's loopback: %v %v", c, err)
 	}
 }
