@@ -51,7 +51,7 @@ func (c *caretaker) run(ctx context.Context) error {
 	defer tidy.Stop()
 	known := c.sweep(ctx)
 	// Jobs that were prepared and never run end with their process.
-	c.node.artifacts.Keep(func(job string) bool { return known[job] })
+	c.node.artifacts.Keep(func(job string, _ time.Time) bool { return known[job] })
 	close(c.ready)
 	for {
 		select {

@@ -5,8 +5,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
@@ -97,13 +99,44 @@ func TestRestart(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(dir, "incoming")); len(left) != 0 {
 		t.Errorf("left over: %v", left)
 	}
-	s.Keep(func(job string) bool { return job == "a" })
+	s.Keep(func(job string, last time.Time) bool { return job == "a" && time.Since(last) < time.Minute })
 	if _, err := get(s, sealed); err != nil {
 		t.Errorf("a job that is wanted: %v", err)
 	}
-	s.Keep(func(string) bool { return false })
+	s.Keep(func(string, time.Time) bool { return false })
 	if left, _ := os.ReadDir(filepath.Join(dir, "sha256")); len(left) != 0 {
 		t.Errorf("kept without holder: %v", left)
+	}
+}
+
+// A store that has a job's files by another way makes them the job's, and then
+// they live and end as if it had been told of them by the client.
+func TestAdopt(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	x, y := add(t, s, "a", "x"), add(t, s, "copied", "y")
+	none := strings.Repeat("0", 64)
+	missing, err := s.Adopt("b", x, none, EmptySHA256, "../x", y)
+	if err != nil || !slices.Equal(missing, []string{none, "../x"}) {
+		t.Fatalf("missing %v, %v", missing, err)
+	}
+	s.Release("a")
+	s.Release("copied")
+	s = open(t, dir)
+	want := []string{x, y}
+	slices.Sort(want)
+	if got := s.Names("b"); !slices.Equal(got, want) {
+		t.Errorf("after a restart b holds %v, not %v", got, want)
+	}
+	if got, err := get(s, x); err != nil || got != "x" {
+		t.Errorf("held by b: %q %v", got, err)
+	}
+	s.Release("b")
+	if left, _ := os.ReadDir(filepath.Join(dir, "sha256")); len(left) != 0 {
+		t.Errorf("kept without holder: %v", left)
+	}
+	if _, err := s.Adopt("../b", x); err == nil {
+		t.Error("a job's name that is a path was taken")
 	}
 }
 

@@ -10,6 +10,13 @@
 // a restart knows them, and New removes what has none: the leftovers of a
 // process that was killed.
 //
+// A job may be submitted at one process and run under another, so its files are
+// in several stores. Each has them held by the job itself: a store that got
+// copies ahead of the job's acceptance, or finds the job in the log and has the
+// files, makes them the job's with Adopt. From there on all stores do the same:
+// Release at the job's end, and now and then Keep, which ends what was prepared
+// or copied and never became a job.
+//
 // Content is hashed on its way in and hashed again on its way out: a reader
 // gets an error, not a flipped bit. The empty file costs nothing: it is always
 // there.
@@ -22,10 +29,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // EmptySHA256 is the name of the empty file.
@@ -52,6 +62,7 @@ type Store struct {
 
 	mu   sync.Mutex
 	held map[string]map[string]int64 // job → names of its files and their bytes
+	last map[string]time.Time        // job in held → when it last got or sealed a file
 	refs map[string]int              // name → number of jobs that hold it
 }
 
@@ -64,7 +75,7 @@ func New(dir string, opts Options) (*Store, error) {
 	if opts.MaxJobBytes == 0 {
 		opts.MaxJobBytes = 32 << 30
 	}
-	s := &Store{dir: dir, opts: opts, held: make(map[string]map[string]int64), refs: make(map[string]int)}
+	s := &Store{dir: dir, opts: opts, held: make(map[string]map[string]int64), last: make(map[string]time.Time), refs: make(map[string]int)}
 	if err := os.RemoveAll(s.incomingDir()); err != nil {
 		return nil, err
 	}
@@ -115,6 +126,10 @@ func (s *Store) loadJob(job string) error {
 		return err
 	}
 	defer f.Close()
+	written, err := f.Stat()
+	if err != nil {
+		return err
+	}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		name := lines.Text()
@@ -123,6 +138,7 @@ func (s *Store) loadJob(job string) error {
 			continue // torn, or never came: whoever needs it will be told
 		}
 		s.hold(job, name, info.Size())
+		s.last[job] = written.ModTime()
 	}
 	return lines.Err()
 }
@@ -134,6 +150,7 @@ func (s *Store) hold(job, name string, bytes int64) {
 		files = make(map[string]int64)
 		s.held[job] = files
 	}
+	s.last[job] = time.Now()
 	if _, ok := files[name]; !ok {
 		files[name] = bytes
 		s.refs[name]++
@@ -147,9 +164,10 @@ func (s *Store) Seal(job string) error {
 		return fmt.Errorf("invalid job id %q", job)
 	}
 	s.mu.Lock()
-	names := make([]string, 0, len(s.held[job]))
-	for name := range s.held[job] {
-		names = append(names, name)
+	names := s.names(job)
+	s.last[job] = time.Now()
+	if len(names) == 0 {
+		delete(s.last, job)
 	}
 	s.mu.Unlock()
 	if len(names) == 0 {
@@ -179,6 +197,40 @@ func (s *Store) Seal(job string) error {
 	return syncPath(s.jobsDir())
 }
 
+// Names are the files that a job holds, in order.
+func (s *Store) Names(job string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.names(job)
+}
+
+func (s *Store) names(job string) []string {
+	return slices.Sorted(maps.Keys(s.held[job]))
+}
+
+// Adopt has a job hold those of the files that are here, as if it had brought
+// and sealed them, and tells which are missing. It may be called again.
+func (s *Store) Adopt(job string, names ...string) (missing []string, err error) {
+	if !validJob(job) {
+		return nil, fmt.Errorf("invalid job id %q", job)
+	}
+	s.mu.Lock()
+	for _, name := range names {
+		if name == EmptySHA256 {
+			continue
+		}
+		// While the mutex is held no Release takes the file away.
+		info, err := os.Stat(s.filePath(name))
+		if !validSHA256(name) || err != nil {
+			missing = append(missing, name)
+			continue
+		}
+		s.hold(job, name, info.Size())
+	}
+	s.mu.Unlock()
+	return missing, s.Seal(job)
+}
+
 // Release lets go of all files that a job holds. Files that no other job holds
 // are removed. Unknown jobs are fine.
 func (s *Store) Release(job string) {
@@ -195,18 +247,18 @@ func (s *Store) Release(job string) {
 		}
 	}
 	delete(s.held, job)
+	delete(s.last, job)
 }
 
-// Keep releases all jobs but those wanted. Call it before new ones come in.
-func (s *Store) Keep(wanted func(job string) bool) {
+// Keep releases all jobs but those wanted. Wanted is told when the job last
+// brought or sealed a file here; it must want those that are being prepared and
+// those that may be accepted in a moment.
+func (s *Store) Keep(wanted func(job string, last time.Time) bool) {
 	s.mu.Lock()
-	jobs := make([]string, 0, len(s.held))
-	for job := range s.held {
-		jobs = append(jobs, job)
-	}
+	jobs := maps.Clone(s.last)
 	s.mu.Unlock()
-	for _, job := range jobs {
-		if !wanted(job) {
+	for job, last := range jobs {
+		if !wanted(job, last) {
 			s.Release(job)
 		}
 	}
