@@ -61,10 +61,12 @@ const beamProtos = "github.com/apache/beam/sdks/v2/go/pkg/beam/model"
 // is nearly the standard library.
 var owners = map[string]string{
 	"github.com/cespare/xxhash/v2":        "runner/group",
+	"github.com/hashicorp":                "raftmeta",
 	"github.com/klauspost/compress":       "internal/pack",
 	"github.com/prometheus/client_golang": "internal/node",
 	"github.com/spf13/cobra":              "cmd/trestle",
 	"github.com/spf13/pflag":              "cmd/trestle",
+	"go.etcd.io/bbolt":                    "raftmeta",
 	"go.yaml.in/yaml/v3":                  "internal/node",
 }
 
