@@ -32,6 +32,11 @@ const (
 	Pipelined = "pipelined" // as it grows, by one reader per sub-partition
 )
 
+// Stored is for blocking partitions in a store that outlives TaskManagers and
+// that all of them reach. Where there is a driver for it, new Blocking
+// partitions go there; those that are elsewhere are opened as Blocking still.
+const Stored = "stored"
+
 // A PartitionID names what one attempt of one producer task writes of one
 // dataset.
 type PartitionID = driver.PartitionID
@@ -39,6 +44,12 @@ type PartitionID = driver.PartitionID
 // A PartitionError names a partition that is missing or corrupt. Its producer
 // must run again.
 type PartitionError = driver.PartitionError
+
+// Lost makes one error of partitions that are missing or corrupt.
+func Lost(all []*PartitionError) error { return driver.Lost(all) }
+
+// LostIn lists the partitions that err says are missing or corrupt.
+func LostIn(err error) []*PartitionError { return driver.LostIn(err) }
 
 // Sizes tell what a partition holds.
 type Sizes struct {
@@ -63,6 +74,9 @@ func New(budget *membudget.Budget, drivers map[string]driver.Driver) *Service {
 
 // Create starts a partition. It fails if that id was created before.
 func (s *Service) Create(_ context.Context, id PartitionID, subpartitions int, exchange string) (*Writer, error) {
+	if exchange == Blocking && s.Stores() {
+		exchange = Stored
+	}
 	d, err := s.driver(exchange)
 	if err != nil {
 		return nil, err
@@ -112,11 +126,27 @@ func (s *Service) ReleaseJob(job string) {
 // opened. What the caller doesn't want it must release.
 func (s *Service) Recover() []PartitionID {
 	var ids []PartitionID
-	for _, d := range s.drivers {
-		ids = append(ids, d.Recover()...)
+	for exchange, d := range s.drivers {
+		if exchange != Stored { // others' are there, too
+			ids = append(ids, d.Recover()...)
+		}
 	}
 	return ids
 }
+
+// Held lists the partitions that this TaskManager keeps, closed and not
+// released, and that outlive the tasks that wrote them. It names none that are
+// Stored: those are in nobody's keeping.
+func (s *Service) Held() []PartitionID {
+	d, ok := s.drivers[Blocking].(interface{ Held() []PartitionID })
+	if !ok {
+		return nil
+	}
+	return d.Held()
+}
+
+// Stores reports whether new Blocking partitions outlive their TaskManager.
+func (s *Service) Stores() bool { return s.drivers[Stored] != nil }
 
 func (s *Service) driver(exchange string) (driver.Driver, error) {
 	d := s.drivers[exchange]

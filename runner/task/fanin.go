@@ -5,8 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
-
-	"trestle/shuffle"
+	"sync/atomic"
 )
 
 // A blockReader gives blocks of whole elements; see shuffle.Reader.
@@ -19,12 +18,16 @@ type blockReader interface {
 //
 // Pipelined inputs must not be read one after another: two of them may come
 // from one producer by different ways, and it waits for room on the one while
-// the end of the other waits for it.
+// the end of the other waits for it. Blocking ones may; several are read at once
+// where they are at different TaskManagers, whose network and disks can work
+// side by side.
 type fanIn struct {
-	readers []*shuffle.Reader
+	readers []blockReader
+	most    int       // that are read at once; 0: all
 	blocks  chan lent // no capacity: each reader is one block ahead at most
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
+	begun   atomic.Int64    // readers that were begun
 	open    int             // readers that have not come to their end
 	last    chan<- struct{} // tells the reader of the last block that it may go on; nil: none waits
 }
@@ -68,28 +71,43 @@ func (f *fanIn) start() {
 	ctx, f.cancel = context.WithCancel(context.Background())
 	f.blocks = make(chan lent)
 	f.open = len(f.readers)
-	for _, r := range f.readers {
-		f.done.Go(func() { f.read(ctx, r) })
+	n := f.open
+	if f.most > 0 {
+		n = min(n, f.most)
+	}
+	for range n {
+		f.done.Go(func() { f.readAll(ctx) })
 	}
 }
 
-// read hands on one input's blocks until its end.
-func (f *fanIn) read(ctx context.Context, r *shuffle.Reader) {
+// readAll reads one input after another that nobody else has begun.
+func (f *fanIn) readAll(ctx context.Context) {
+	for {
+		i := int(f.begun.Add(1)) - 1
+		if i >= len(f.readers) || !f.read(ctx, f.readers[i]) {
+			return
+		}
+	}
+}
+
+// read hands on one input's blocks until its end. It reports whether it came to
+// that.
+func (f *fanIn) read(ctx context.Context, r blockReader) bool {
 	back := make(chan struct{}, 1)
 	for {
 		elems, count, err := r.Next(ctx)
 		select {
 		case f.blocks <- lent{elems, count, err, back}:
 		case <-ctx.Done():
-			return
+			return false
 		}
 		if err != nil {
-			return
+			return errors.Is(err, io.EOF)
 		}
 		select {
 		case <-back:
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }

@@ -27,15 +27,16 @@ type queue struct {
 	open func(ctx context.Context) (*readSource, error)
 
 	mu      sync.Mutex
+	closed  bool
 	reader  *readSource // nil before the first pull
 	opened  bool
 	drained bool // the reader has given all it had
 	reading bool // one task is at the reader, outside the lock
 	items   []item
-	active  int              // tasks between pull and done
+	active  int              // logs that are
 	waiting int              // tasks in pull with nothing to do
 	failed  error            // of the reader, which can't be asked again
-	logs    map[int]*taskLog // by task index
+	logs    map[int]*taskLog // by task index; those of the last attempts
 	changed chan struct{}    // closed and renewed when a waiting task should look again
 	hungry  chan struct{}    // holds one token while a task waits; capacity 1
 }
@@ -58,30 +59,36 @@ type pulled struct {
 	pinned bool // must not be split: see item.owner
 }
 
-// maxPull bounds the restrictions of one bundle.
-const maxPull = 1000
+// maxPull and maxPullBytes bound the restrictions of one bundle.
+const (
+	maxPull      = 1000
+	maxPullBytes = 4 << 20 // and one more restriction
+)
 
 // A taskLog is what one attempt of one task has taken out and not given back.
 type taskLog struct {
-	index int
-	taken [][]byte // done with
-	hand  [][]byte // at work
+	index   int
+	attempt uint32
+	taken   [][]byte // done with
+	hand    [][]byte // at work
+	number  uint64   // of pulls that gave something
+	last    *pulled  // what the last of them gave, while active
+	active  bool     // between pull and done
+	ended   bool     // pull has told it that the stage is done
+	splits  uint64   // of the last pull
+	stopped bool     // it can neither pull nor give back any more
+
+	// Of a task elsewhere; see remote queues.
+	remote bool
+	began  chan struct{} // of capacity 1: it has become active
+	calls  int           // that are being answered
+	silent int           // ticks since the last one
 }
 
-var errFollowed = errors.New("another attempt of the task has begun")
-
-// queue returns the queue that the run's task shares.
-func (m *TaskManager) queue(r *run) *queue {
-	k := queueKey{r.spec.Job, r.spec.Stage, r.spec.Queue}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	q := m.queues[k]
-	if q == nil {
-		q = newQueue(r.openRead)
-		m.queues[k] = q
-	}
-	return q
-}
+var (
+	errFollowed = errors.New("another attempt of the task has begun, or it was given up")
+	errNoQueue  = errors.New("the stage's queue of restrictions was released")
+)
 
 func newQueue(open func(ctx context.Context) (*readSource, error)) *queue {
 	return &queue{
@@ -93,40 +100,97 @@ func newQueue(open func(ctx context.Context) (*readSource, error)) *queue {
 }
 
 // enter says that an attempt of a task begins. What earlier attempts of it had
-// taken is there to be pulled again.
-func (q *queue) enter(index int) *taskLog {
+// taken is there to be pulled again. It may be said again, and an earlier attempt
+// comes too late.
+func (q *queue) enter(index int, attempt uint32) (*taskLog, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if old := q.logs[index]; old != nil {
-		q.items = slices.DeleteFunc(q.items, func(it item) bool { return it.owner == index })
-		for _, e := range slices.Concat(old.taken, old.hand) {
-			q.items = append(q.items, item{element: e, owner: anyone})
+		switch {
+		case old.attempt > attempt:
+			return nil, errFollowed
+		case old.attempt == attempt:
+			return old, nil
 		}
+		q.giveBack(old)
 	}
-	log := &taskLog{index: index}
+	log := &taskLog{index: index, attempt: attempt, began: make(chan struct{}, 1)}
 	q.logs[index] = log
 	q.wake()
-	return log
+	return log, nil
+}
+
+// giveBack ends an attempt: all that it took can be pulled again, by anyone. The
+// lock is held.
+func (q *queue) giveBack(log *taskLog) {
+	q.items = slices.DeleteFunc(q.items, func(it item) bool { return it.owner == log.index })
+	for _, e := range slices.Concat(log.taken, log.hand) {
+		q.items = append(q.items, item{element: e, owner: anyone})
+	}
+	log.taken, log.hand, log.last = nil, nil, nil
+	q.rest(log)
+}
+
+// current reports whether the log's attempt may go on. The lock is held.
+func (q *queue) current(log *taskLog) bool { return q.logs[log.index] == log && !log.stopped }
+
+// rest ends what pull began. The lock is held.
+func (q *queue) rest(log *taskLog) {
+	if log.active {
+		log.active, log.last = false, nil
+		q.active--
+	}
+}
+
+// stop ends an attempt that will not go on, and can't if it tries. What it took
+// waits for its successor, so that what makes tasks fail doesn't go round; but the
+// other tasks need not wait for that: they may have all the slots.
+func (q *queue) stop(log *taskLog) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.logs[log.index] != log || log.stopped {
+		return
+	}
+	log.stopped = true
+	q.items = slices.DeleteFunc(q.items, func(it item) bool { return it.owner == log.index }) // as enter would
+	q.rest(log)
+	q.wake()
 }
 
 // pull waits for work; nil means that the stage is done. Between pull and done
-// the task counts as at work: what it gives back may feed the others.
-func (q *queue) pull(ctx context.Context, log *taskLog) (*pulled, error) {
+// the task counts as at work: what it gives back may feed the others. Asked
+// again for the same number, it gives the same.
+func (q *queue) pull(ctx context.Context, log *taskLog, number uint64) (*pulled, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
+		if log.active && q.current(log) {
+			if log.number != number {
+				return nil, errors.New("the task pulls, but has not ended its last bundle")
+			}
+			return log.last, nil
+		}
 		got, next, err := q.take(ctx, log)
 		if err != nil {
 			return nil, err
 		}
+		if log.active { // while the lock was not held: by the same pull, asked again
+			continue
+		}
 		if got != nil {
+			log.active, log.last, log.number, log.splits = true, got, number, 0
 			q.active++
+			select {
+			case log.began <- struct{}{}:
+			default: // whoever waits for it will look anyway
+			}
 			if !got.pinned { // else the element that it is the rest of is taken
 				log.hand = got.items
 			}
 			return got, nil
 		}
 		if q.drained && len(q.items) == 0 && q.active == 0 {
+			log.ended = true
 			q.wake()
 			return nil, nil
 		}
@@ -140,11 +204,17 @@ func (q *queue) pull(ctx context.Context, log *taskLog) (*pulled, error) {
 // the next unripe one is due. The lock is held, but not while reading.
 func (q *queue) take(ctx context.Context, log *taskLog) (got *pulled, next time.Time, err error) {
 	for {
-		if q.logs[log.index] != log {
+		if q.closed {
+			return nil, next, errNoQueue
+		}
+		if !q.current(log) {
 			return nil, next, errFollowed
 		}
 		if q.failed != nil {
 			return nil, next, q.failed
+		}
+		if log.active {
+			return nil, next, nil
 		}
 		if got, next = q.ripe(log.index); got != nil || q.drained || q.reading {
 			return got, next, nil
@@ -160,6 +230,7 @@ func (q *queue) ripe(index int) (got *pulled, next time.Time) {
 	// A share that leaves some for the others, and for later.
 	want := min(max(1, len(q.items)/(4*max(1, len(q.logs)))), maxPull)
 	now := time.Now()
+	bytes := 0
 	keep := q.items[:0]
 	for _, it := range q.items {
 		pinned := it.owner != anyone
@@ -171,9 +242,11 @@ func (q *queue) ripe(index int) (got *pulled, next time.Time) {
 			}
 		case got == nil:
 			got = &pulled{items: [][]byte{it.element}, pinned: pinned}
+			bytes = len(it.element)
 			continue
-		case len(got.items) < want && got.pinned == pinned:
+		case len(got.items) < want && bytes < maxPullBytes && got.pinned == pinned:
 			got.items = append(got.items, it.element)
+			bytes += len(it.element)
 			continue
 		}
 		keep = append(keep, it)
@@ -191,6 +264,10 @@ func (q *queue) read(ctx context.Context) error {
 	q.mu.Lock()
 	q.reading = false
 	q.wake()
+	if q.closed {
+		q.closeReader()
+		return q.failed
+	}
 	if errors.Is(err, io.EOF) {
 		q.drained = true
 		return nil
@@ -269,14 +346,19 @@ func (q *queue) wait(ctx context.Context, next time.Time) error {
 // split notes that a task keeps less of what it has pulled, and hands what is
 // left over to any task. It is one step: a successor of the attempt finds either
 // the whole with it or the parts.
-func (q *queue) split(log *taskLog, kept [][]byte, rest []bundle.Residual) {
+func (q *queue) split(log *taskLog, number, split uint64, kept [][]byte, rest []bundle.Residual) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.logs[log.index] != log {
-		return // the whole is its successor's
+	if !q.current(log) || !log.active || log.number != number {
+		return errFollowed // the whole is its successor's
 	}
+	if split <= log.splits {
+		return nil // said before
+	}
+	log.splits = split
 	log.hand = kept
 	q.put(rest, anyone)
+	return nil
 }
 
 // put adds items. The lock is held.
@@ -299,21 +381,29 @@ func (q *queue) stillHungry() bool {
 	return q.waiting > 0 && len(q.items) == 0
 }
 
-// done ends the work that pull began, committed or not: kept is what splits
-// left of it to the task, rest its self-checkpoint.
-func (q *queue) done(log *taskLog, p *pulled, kept [][]byte, rest []bundle.Residual) {
+// done ends the work that pull began: kept is what splits left of it to the
+// task, rest its self-checkpoint.
+func (q *queue) done(log *taskLog, number uint64, kept [][]byte, rest []bundle.Residual) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.active--
-	defer q.wake()
-	if q.logs[log.index] != log {
-		return // its successor does it all again
+	if !q.current(log) {
+		return errFollowed // its successor does it all again
 	}
-	if !p.pinned {
+	if !log.active {
+		return nil // said before
+	}
+	if log.number != number {
+		return errors.New("the task ends a bundle that isn't its last")
+	}
+	pinned := log.last.pinned
+	q.rest(log)
+	defer q.wake()
+	if !pinned {
 		log.taken = append(log.taken, kept...)
 		log.hand = nil
 	}
 	q.put(rest, log.index)
+	return nil
 }
 
 // wake makes waiting tasks look again. The lock is held.
@@ -322,11 +412,22 @@ func (q *queue) wake() {
 	q.changed = make(chan struct{})
 }
 
-// close frees the reader.
+// close frees the reader. Who still asks gets an error.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.closed, q.failed = true, errNoQueue
+	q.items, q.logs = nil, map[int]*taskLog{}
+	q.wake()
+	if !q.reading { // else who reads does it
+		q.closeReader()
+	}
+}
+
+// closeReader is called once. The lock is held.
+func (q *queue) closeReader() {
 	if q.reader != nil {
 		q.reader.close()
+		q.reader = nil
 	}
 }

@@ -34,12 +34,41 @@ func words(items [][]byte) string {
 	return strings.Join(s, " ")
 }
 
+// begin is the next attempt of a task.
+func begin(t *testing.T, q *queue, index int) *taskLog {
+	t.Helper()
+	attempt := uint32(1)
+	if old := q.logs[index]; old != nil {
+		attempt = old.attempt + 1
+	}
+	log, err := q.enter(index, attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+func take(ctx context.Context, q *queue, log *taskLog) (*pulled, error) {
+	return q.pull(ctx, log, log.number+1)
+}
+
+func give(t *testing.T, q *queue, log *taskLog, kept [][]byte, rest []bundle.Residual) {
+	t.Helper()
+	if err := q.done(log, log.number, kept, rest); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func part(q *queue, log *taskLog, kept [][]byte, rest []bundle.Residual) error {
+	return q.split(log, log.number, log.splits+1, kept, rest)
+}
+
 // pullAll works off the queue as one task and returns what it did.
 func pullAll(t *testing.T, q *queue, log *taskLog) string {
 	t.Helper()
 	var all [][]byte
 	for {
-		p, err := q.pull(t.Context(), log)
+		p, err := take(t.Context(), q, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +76,7 @@ func pullAll(t *testing.T, q *queue, log *taskLog) string {
 			return words(all)
 		}
 		all = append(all, p.items...)
-		q.done(log, p, p.items, nil)
+		give(t, q, log, p.items, nil)
 	}
 }
 
@@ -56,8 +85,8 @@ func pullAll(t *testing.T, q *queue, log *taskLog) string {
 func TestQueueFeedsIdleTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("whole")
-		first, second := q.enter(0), q.enter(1)
-		busy, err := q.pull(t.Context(), first)
+		first, second := begin(t, q, 0), begin(t, q, 1)
+		busy, err := take(t.Context(), q, first)
 		if err != nil || words(busy.items) != "whole" {
 			t.Fatalf("pull = %v, %v", busy, err)
 		}
@@ -69,14 +98,16 @@ func TestQueueFeedsIdleTasks(t *testing.T) {
 		default:
 			t.Fatal("a task waits, but the queue isn't hungry")
 		}
-		q.split(first, [][]byte{[]byte("other half")}, []bundle.Residual{{Element: []byte("half")}})
+		if err := part(q, first, [][]byte{[]byte("other half")}, []bundle.Residual{{Element: []byte("half")}}); err != nil {
+			t.Fatal(err)
+		}
 		synctest.Wait()
 		select {
 		case got := <-idle:
 			t.Fatalf("the idle task ended with %q while another was at work", got)
 		default:
 		}
-		q.done(first, busy, [][]byte{[]byte("other half")}, nil)
+		give(t, q, first, [][]byte{[]byte("other half")}, nil)
 		if got := <-idle; got != "half" {
 			t.Errorf("the idle task did %q, want half", got)
 		}
@@ -90,20 +121,21 @@ func TestQueueFeedsIdleTasks(t *testing.T) {
 // what that gave back to others.
 func TestQueueAttempts(t *testing.T) {
 	q := newTestQueue("a", "b")
-	log := q.enter(0)
-	p, err := q.pull(t.Context(), log)
-	if err != nil {
+	log := begin(t, q, 0)
+	if _, err := take(t.Context(), q, log); err != nil {
 		t.Fatal(err)
 	}
-	q.split(log, [][]byte{[]byte("a1")}, []bundle.Residual{{Element: []byte("a2")}})
-	q.done(log, p, [][]byte{[]byte("a1")}, nil)
-	if got := pullAll(t, q, q.enter(1)); got != "a2 b" {
+	if err := part(q, log, [][]byte{[]byte("a1")}, []bundle.Residual{{Element: []byte("a2")}}); err != nil {
+		t.Fatal(err)
+	}
+	give(t, q, log, [][]byte{[]byte("a1")}, nil)
+	if got := pullAll(t, q, begin(t, q, 1)); got != "a2 b" {
 		t.Fatalf("task 1 did %q", got)
 	}
-	if got := pullAll(t, q, q.enter(0)); got != "a1" {
+	if got := pullAll(t, q, begin(t, q, 0)); got != "a1" {
 		t.Errorf("the second attempt did %q, want a1", got)
 	}
-	if got := pullAll(t, q, q.enter(1)); got != "a2 b" {
+	if got := pullAll(t, q, begin(t, q, 1)); got != "a2 b" {
 		t.Errorf("the second attempt of task 1 did %q, want a2 b", got)
 	}
 }
@@ -112,16 +144,24 @@ func TestQueueAttempts(t *testing.T) {
 // more: all that it had, in its hands and before, is the successor's.
 func TestQueueFollowed(t *testing.T) {
 	q := newTestQueue("a", "b")
-	old := q.enter(0)
-	p, err := q.pull(t.Context(), old)
-	if err != nil {
+	old := begin(t, q, 0)
+	if _, err := take(t.Context(), q, old); err != nil {
 		t.Fatal(err)
 	}
-	q.split(old, [][]byte{[]byte("a1")}, []bundle.Residual{{Element: []byte("a2")}})
-	log := q.enter(0)
-	q.split(old, [][]byte{[]byte("a11")}, []bundle.Residual{{Element: []byte("a12")}})
-	q.done(old, p, [][]byte{[]byte("a11")}, []bundle.Residual{{Element: []byte("a112")}})
-	if _, err := q.pull(t.Context(), old); !errors.Is(err, errFollowed) {
+	if err := part(q, old, [][]byte{[]byte("a1")}, []bundle.Residual{{Element: []byte("a2")}}); err != nil {
+		t.Fatal(err)
+	}
+	log := begin(t, q, 0)
+	if err := part(q, old, [][]byte{[]byte("a11")}, []bundle.Residual{{Element: []byte("a12")}}); !errors.Is(err, errFollowed) {
+		t.Errorf("the old attempt splits: %v", err)
+	}
+	if err := q.done(old, old.number, [][]byte{[]byte("a11")}, []bundle.Residual{{Element: []byte("a112")}}); !errors.Is(err, errFollowed) {
+		t.Errorf("the old attempt ends its bundle: %v", err)
+	}
+	if _, err := q.enter(0, old.attempt); !errors.Is(err, errFollowed) {
+		t.Errorf("the old attempt enters again: %v", err)
+	}
+	if _, err := take(t.Context(), q, old); !errors.Is(err, errFollowed) {
 		t.Errorf("the old attempt pulls: %v", err)
 	}
 	if got := pullAll(t, q, log); got != "a1 a2 b" {
@@ -133,23 +173,23 @@ func TestQueueFollowed(t *testing.T) {
 func TestQueueReadsOnBehindDelayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("a")
-		first, second := q.enter(0), q.enter(1)
-		p, err := q.pull(t.Context(), first)
+		first, second := begin(t, q, 0), begin(t, q, 1)
+		p, err := take(t.Context(), q, first)
 		if err != nil {
 			t.Fatal(err)
 		}
-		q.done(first, p, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Hour}})
+		give(t, q, first, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Hour}})
 		asked := 0
 		q.open = func(context.Context) (*readSource, error) {
 			asked++
 			return nil, errors.New("no such input")
 		}
 		start := time.Now()
-		if _, err := q.pull(t.Context(), second); err == nil || time.Since(start) > 0 {
+		if _, err := take(t.Context(), q, second); err == nil || time.Since(start) > 0 {
 			t.Errorf("the reader was asked after %v: %v", time.Since(start), err)
 		}
 		// What the reader has lost is lost to all.
-		if _, err := q.pull(t.Context(), first); err == nil || asked != 1 {
+		if _, err := take(t.Context(), q, first); err == nil || asked != 1 {
 			t.Errorf("asked %d times: %v", asked, err)
 		}
 	})
@@ -160,14 +200,14 @@ func TestQueueReadsOnBehindDelayed(t *testing.T) {
 func TestQueueCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("e")
-		log := q.enter(0)
-		p, err := q.pull(t.Context(), log)
+		log := begin(t, q, 0)
+		p, err := take(t.Context(), q, log)
 		if err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		q.done(log, p, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Minute}})
-		p, err = q.pull(t.Context(), log)
+		give(t, q, log, p.items, []bundle.Residual{{Element: []byte("rest"), Delay: time.Minute}})
+		p, err = take(t.Context(), q, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,8 +217,8 @@ func TestQueueCheckpoint(t *testing.T) {
 		if d := time.Since(start); d < time.Minute {
 			t.Errorf("the rest came after %v, before its delay", d)
 		}
-		q.done(log, p, p.items, []bundle.Residual{{Element: []byte("more"), Delay: time.Hour}})
-		if got := pullAll(t, q, q.enter(0)); got != "e" {
+		give(t, q, log, p.items, []bundle.Residual{{Element: []byte("more"), Delay: time.Hour}})
+		if got := pullAll(t, q, begin(t, q, 0)); got != "e" {
 			t.Errorf("the second attempt did %q, want e", got)
 		}
 	})
@@ -188,14 +228,14 @@ func TestQueueCheckpoint(t *testing.T) {
 func TestQueueCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue("a")
-		first, second := q.enter(0), q.enter(1)
-		if _, err := q.pull(t.Context(), first); err != nil {
+		first, second := begin(t, q, 0), begin(t, q, 1)
+		if _, err := take(t.Context(), q, first); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			_, err := q.pull(ctx, second)
+			_, err := take(ctx, q, second)
 			ended <- err
 		}()
 		synctest.Wait()

@@ -153,13 +153,15 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 }
 
 // restrictions works through the stage's queue with the other tasks.
-func (r *run) restrictions(ctx context.Context, br *bundle.Runner) error {
-	q := r.m.queue(r)
-	log := q.enter(r.spec.Index)
-	br.StillHungry = q.stillHungry
-	br.GiveBack = func(kept [][]byte, rest []bundle.Residual) { q.split(log, kept, rest) }
+func (r *run) restrictions(ctx context.Context, br *bundle.Runner) (err error) {
+	q, err := r.openWork(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { q.leave(err) }()
+	br.StillHungry, br.GiveBack = q.stillHungry, q.split
 	for {
-		p, err := q.pull(ctx, log)
+		p, err := q.pull(ctx)
 		if p == nil || err != nil {
 			return err
 		}
@@ -167,16 +169,17 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) error {
 		for _, e := range p.items {
 			in.Bytes += int64(len(e))
 		}
-		br.Hungry = q.hungry
+		br.Hungry = q.hungry()
 		if p.pinned {
 			br.Hungry = nil
 		}
 		res, err := br.Run(ctx, in)
 		if err != nil {
-			q.done(log, p, in.Kept(), nil)
 			return err
 		}
-		q.done(log, p, in.Kept(), res.Residuals)
+		if err := q.done(ctx, in.Kept(), res.Residuals); err != nil {
+			return err
+		}
 		r.live.add(res)
 	}
 }
@@ -236,18 +239,6 @@ func (r *run) openRead(ctx context.Context) (*readSource, error) {
 	return s, nil
 }
 
-func (r *run) openInput(ctx context.Context, in Input) (*shuffle.Reader, error) {
-	ds := r.prog.Dataset(in.Dataset)
-	if ds == nil {
-		return nil, fmt.Errorf("task %s is to read dataset %s, which its stage doesn't", r.spec.ID, in.Dataset)
-	}
-	ids := make([]shuffle.PartitionID, len(in.Partitions))
-	for i, p := range in.Partitions {
-		ids[i] = shuffle.PartitionID{Job: r.spec.Job, Dataset: string(in.Dataset), Index: p.Index, Attempt: p.Attempt}
-	}
-	return r.m.cfg.Shuffle.Open(ctx, string(ds.Exchange), ids, in.Lo, in.Hi)
-}
-
 // finish closes the task's partitions: from here on they can be read.
 func (r *run) finish(ctx context.Context) (*Finished, error) {
 	f := &Finished{ID: r.spec.ID}
@@ -273,19 +264,21 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 	if r.prog != nil {
 		f.Message = fmt.Sprintf("stage %s (%s): %v", r.spec.Stage, r.prog.Node.Name, err)
 	}
-	var lost *shuffle.PartitionError
+	lost := shuffle.LostIn(err)
 	var worker *fnapi.WorkerLostError
 	var broke *fnapi.ProtocolError
 	var user *fnapi.UserError
 	switch {
 	case ctx.Err() != nil:
 		f.Cause = CauseCanceled
-	case errors.As(err, &lost):
+	case len(lost) > 0:
 		f.Cause = CausePartition
-		f.Lost = []LostPartition{{
-			Dataset:   jobgraph.DatasetID(lost.Partition.Dataset),
-			Partition: Partition{Index: lost.Partition.Index, Attempt: lost.Partition.Attempt},
-		}}
+		for _, l := range lost {
+			f.Lost = append(f.Lost, LostPartition{
+				Dataset:   jobgraph.DatasetID(l.Partition.Dataset),
+				Partition: Partition{Index: l.Partition.Index, Attempt: l.Partition.Attempt},
+			})
+		}
 	case errors.As(err, &worker), errors.As(err, &broke):
 		f.Cause = CauseWorker
 	case errors.As(err, &user):

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
+	"trestle/internal/cluster"
 	"trestle/internal/membudget"
 	"trestle/runner/bundle"
 	"trestle/runner/fusion"
@@ -14,6 +16,7 @@ import (
 	"trestle/runner/metrics"
 	"trestle/runner/side"
 	"trestle/shuffle"
+	"trestle/shuffle/network"
 )
 
 const (
@@ -52,11 +55,19 @@ type Config struct {
 	Plans    Plans
 	SpillDir string // for runs of groupers, indexes of side inputs and the like
 
+	// Network reads the partitions that other TaskManagers keep, and Peer is the
+	// connection to one of them; nil where there is no other.
+	Network *network.Client
+	Peer    func(ctx context.Context, taskManager string) (*cluster.Conn, error)
+
 	BundleBytes    int64 // of one bundle's input; default 16 MiB, less where Budget is small
 	BundleElements int   // default 500,000
 	LargeBytes     int64 // from where on a group's values are left to the state API; default 4 MiB
 	UserTries      int   // of a bundle whose user code fails; default 2
 	WorkerTries    int   // of a bundle whose worker dies; default 4
+	// QueueRetry is how long a task goes on to ask a queue of restrictions that
+	// another TaskManager keeps and that doesn't answer; default 10 s.
+	QueueRetry time.Duration
 }
 
 func (c *Config) defaults() {
@@ -75,6 +86,9 @@ func (c *Config) defaults() {
 	if c.WorkerTries == 0 {
 		c.WorkerTries = 4
 	}
+	if c.QueueRetry == 0 {
+		c.QueueRetry = 10 * time.Second
+	}
 }
 
 // A TaskManager runs tasks in its slots. It does what it is told and decides
@@ -89,10 +103,15 @@ type TaskManager struct {
 
 	mu       sync.Mutex
 	closed   bool
+	draining bool
 	tasks    map[ID]*running
+	ended    map[string]map[ID]struct{} // by job, until it is released
+	idle     chan struct{}              // closed and renewed when the last task has ended
 	programs map[programKey]*compiled
 	queues   map[queueKey]*queue
-	wg       sync.WaitGroup // tasks; Add under mu and never once closed
+	offers   map[queueKey]Spec // of queues that others may ask for; until the job is released
+	offered  chan struct{}     // closed and renewed with each new offer
+	wg       sync.WaitGroup    // tasks; Add under mu and never once closed
 }
 
 type programKey struct {
@@ -117,16 +136,21 @@ type queueKey struct {
 type running struct {
 	cancel context.CancelCauseFunc
 	live   *counts
+	slot   int
+	last   bool // its last report is on its way
 }
 
 var (
 	errCanceled = errors.New("task cancelled")
 	errStopping = errors.New("task manager is stopping")
+	errDraining = errors.New("the TaskManager is about to leave and takes no tasks")
 )
 
-// New returns a TaskManager. Its goroutines belong to Run.
+// New returns a TaskManager that has taken up what an earlier process left in
+// cfg.Shuffle. Its goroutines belong to Run.
 func New(cfg Config) *TaskManager {
 	cfg.defaults()
+	cfg.Shuffle.Recover() // Inventory tells what there is
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &TaskManager{
 		cfg:      cfg,
@@ -135,8 +159,12 @@ func New(cfg Config) *TaskManager {
 		ctx:      ctx,
 		stop:     stop,
 		tasks:    map[ID]*running{},
+		ended:    map[string]map[ID]struct{}{},
+		idle:     make(chan struct{}),
 		programs: map[programKey]*compiled{},
 		queues:   map[queueKey]*queue{},
+		offers:   map[queueKey]Spec{},
+		offered:  make(chan struct{}),
 	}
 }
 
@@ -149,6 +177,7 @@ func (m *TaskManager) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			m.reportProgress()
+			m.tendQueues()
 		case <-ctx.Done():
 			m.mu.Lock()
 			m.closed = true
@@ -183,10 +212,6 @@ func (m *TaskManager) Slots() int { return m.cfg.Slots }
 // Reports gives what happens to tasks.
 func (m *TaskManager) Reports() <-chan Report { return m.reports }
 
-// Inventory is empty: an embedded TaskManager begins and ends with its
-// JobManager, and keeps no partition from an earlier life.
-func (m *TaskManager) Inventory(context.Context) (Inventory, error) { return Inventory{}, nil }
-
 // Start runs the tasks, which share a slot.
 func (m *TaskManager) Start(column []Spec) {
 	m.mu.Lock()
@@ -195,11 +220,16 @@ func (m *TaskManager) Start(column []Spec) {
 		return
 	}
 	for _, spec := range column {
-		if m.tasks[spec.ID] != nil {
+		if _, over := m.ended[spec.Job][spec.ID]; over || m.tasks[spec.ID] != nil {
 			continue // asked again
 		}
 		ctx, cancel := context.WithCancelCause(m.ctx)
-		t := &running{cancel: cancel, live: &counts{committed: new(metrics.Set), totals: &m.totals}}
+		if m.draining {
+			cancel(errDraining)
+		} else {
+			m.offer(spec)
+		}
+		t := &running{cancel: cancel, slot: spec.Slot, live: &counts{committed: new(metrics.Set), totals: &m.totals}}
 		m.tasks[spec.ID] = t
 		m.wg.Go(func() {
 			defer cancel(nil)
@@ -213,15 +243,11 @@ func (m *TaskManager) runTask(ctx context.Context, spec Spec, t *running) {
 	id := spec.ID
 	m.reports <- Report{Started: &id}
 	r := &run{m: m, spec: spec, live: t.live}
-	var done *Finished
-	var err error
-	if r.prog, err = m.program(ctx, spec); err == nil {
-		t.live.follow(r.prog)
-		done, err = r.do(ctx)
-	}
+	done, err := m.do(ctx, r)
 	m.mu.Lock()
-	delete(m.tasks, spec.ID)
+	t.last = true // no progress behind the end
 	m.mu.Unlock()
+	defer m.over(id) // and not before the report is on its way
 	if err != nil {
 		failed := r.failed(ctx, err)
 		if failed.Cause != CauseCanceled {
@@ -232,6 +258,32 @@ func (m *TaskManager) runTask(ctx context.Context, spec Spec, t *running) {
 	}
 	m.totals.finished.Add(1)
 	m.reports <- Report{Finished: done}
+}
+
+func (m *TaskManager) do(ctx context.Context, r *run) (done *Finished, err error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if r.prog, err = m.program(ctx, r.spec); err != nil {
+		return nil, err
+	}
+	r.live.follow(r.prog)
+	return r.do(ctx)
+}
+
+// over notes that a task has told its end.
+func (m *TaskManager) over(id ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.tasks, id)
+	if m.ended[id.Job] == nil {
+		m.ended[id.Job] = map[ID]struct{}{}
+	}
+	m.ended[id.Job][id] = struct{}{}
+	if len(m.tasks) == 0 {
+		close(m.idle)
+		m.idle = make(chan struct{})
+	}
 }
 
 // program compiles a stage once for all its tasks. What fails is tried again by
@@ -313,6 +365,7 @@ func (m *TaskManager) ReleaseJob(job string) {
 
 func (m *TaskManager) releaseJob(job string) {
 	m.mu.Lock()
+	delete(m.ended, job)
 	var queues []*queue
 	for k, q := range m.queues {
 		if k.job == job {
@@ -320,6 +373,7 @@ func (m *TaskManager) releaseJob(job string) {
 			delete(m.queues, k)
 		}
 	}
+	maps.DeleteFunc(m.offers, func(k queueKey, _ Spec) bool { return k.job == job })
 	for k := range m.programs {
 		if k.job == job {
 			delete(m.programs, k)
@@ -337,14 +391,13 @@ func (m *TaskManager) releaseJob(job string) {
 // reportProgress tells what running tasks have done, unless nobody listens.
 func (m *TaskManager) reportProgress() {
 	m.mu.Lock()
-	all := make([]*Progress, 0, len(m.tasks))
+	defer m.mu.Unlock()
 	for id, t := range m.tasks {
-		all = append(all, t.live.progress(id))
-	}
-	m.mu.Unlock()
-	for _, p := range all {
+		if t.last {
+			continue
+		}
 		select {
-		case m.reports <- Report{Progress: p}:
+		case m.reports <- Report{Progress: t.live.progress(id)}:
 		default: // the next tick tells as much
 		}
 	}

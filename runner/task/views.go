@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"trestle/runner/bundle"
 	"trestle/runner/fusion"
@@ -41,7 +42,7 @@ func (r *run) openView(ctx context.Context, s *fusion.SideInput) (h *side.Handle
 	if err != nil {
 		return nil, "", err
 	}
-	generation = fmt.Sprint(inputs)
+	generation = generationOf(inputs)
 	key := side.Key{Job: r.spec.Job, Collection: s.Collection, Access: side.Access(s.Access), Generation: generation}
 	h, err = r.m.views.Acquire(ctx, key, func(ctx context.Context) (*side.View, error) {
 		src := &readSource{w: r.prog.Feed[s.Collection]}
@@ -58,6 +59,15 @@ func (r *run) openView(ctx context.Context, s *fusion.SideInput) (h *side.Handle
 		return side.Build(ctx, src, src.w, side.Access(s.Access), opt)
 	})
 	return h, generation, err
+}
+
+// generationOf tells inputs apart by what is in them, wherever it is.
+func generationOf(inputs []Input) string {
+	var b strings.Builder
+	for _, in := range inputs {
+		fmt.Fprint(&b, in.Dataset, in.Partitions, in.Lo, in.Hi, ";")
+	}
+	return b.String()
 }
 
 // sideInputs picks the inputs that hold these datasets.

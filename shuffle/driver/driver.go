@@ -109,3 +109,46 @@ func (e *PartitionError) Error() string {
 
 // Unwrap gives the reason.
 func (e *PartitionError) Unwrap() error { return e.Err }
+
+// Lost makes one error of partitions that are missing or damaged, at least one.
+// It prints the first; LostIn gives them all.
+func Lost(all []*PartitionError) error {
+	if len(all) == 1 {
+		return all[0]
+	}
+	return lostError(all)
+}
+
+type lostError []*PartitionError
+
+func (e lostError) Error() string {
+	return fmt.Sprintf("%v (and %d other partitions)", e[0], len(e)-1)
+}
+
+// Unwrap gives each.
+func (e lostError) Unwrap() []error {
+	all := make([]error, len(e))
+	for i, one := range e {
+		all[i] = one
+	}
+	return all
+}
+
+// LostIn lists the partitions that err says are missing or damaged.
+func LostIn(err error) []*PartitionError {
+	switch e := err.(type) { // not errors.As: there may be many
+	case *PartitionError:
+		return []*PartitionError{e}
+	case lostError:
+		return e
+	case interface{ Unwrap() []error }:
+		var all []*PartitionError
+		for _, one := range e.Unwrap() {
+			all = append(all, LostIn(one)...)
+		}
+		return all
+	case interface{ Unwrap() error }:
+		return LostIn(e.Unwrap())
+	}
+	return nil
+}

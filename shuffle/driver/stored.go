@@ -53,21 +53,3 @@ func Seed(id PartitionID) uint64 {
 func Checksum(bytes []byte, seed uint64, place int64) uint64 {
 	return xxhash.Sum64(bytes) ^ seed ^ uint64(place)*0x9e3779b97f4a7c15
 }
-
-// LostIn lists the partitions that err says are missing or damaged: it may be
-// several errors joined.
-func LostIn(err error) []*PartitionError {
-	switch e := err.(type) { // not errors.As: there may be many
-	case *PartitionError:
-		return []*PartitionError{e}
-	case interface{ Unwrap() []error }:
-		var all []*PartitionError
-		for _, one := range e.Unwrap() {
-			all = append(all, LostIn(one)...)
-		}
-		return all
-	case interface{ Unwrap() error }:
-		return LostIn(e.Unwrap())
-	}
-	return nil
-}

@@ -21,7 +21,6 @@
 package localdisk
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -144,7 +143,7 @@ func (d *Driver) Open(ids []driver.PartitionID, lo, hi int) (driver.Reader, erro
 // sources acquires all partitions, or none.
 func (d *Driver) sources(ids []driver.PartitionID, lo, hi int) ([]source, error) {
 	var all []source
-	var missing []error
+	var missing []*driver.PartitionError
 	for _, id := range ids {
 		src, err := sourceOf(d.find(id), lo, hi)
 		if err != nil {
@@ -159,7 +158,7 @@ func (d *Driver) sources(ids []driver.PartitionID, lo, hi int) ([]source, error)
 	for _, src := range all {
 		src.p.letGo()
 	}
-	return nil, errors.Join(missing...)
+	return nil, driver.Lost(missing)
 }
 
 // Release forgets partitions and frees what they hold, once nobody reads them

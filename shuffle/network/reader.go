@@ -267,14 +267,14 @@ func (r *Reader) giveUp(err error) {
 		r.finish(fmt.Errorf("read shuffle partitions from TaskManager %s: %w", r.from, err), nil)
 		return
 	}
-	var all []error
+	var all []*driver.PartitionError
 	for _, id := range r.ids[r.part:] {
 		all = append(all, &driver.PartitionError{
 			Partition: id,
 			Err:       fmt.Errorf("TaskManager %s can't be reached: %w", r.from, err),
 		})
 	}
-	r.finish(errors.Join(all...), nil)
+	r.finish(driver.Lost(all), nil)
 }
 
 // A passingError is a TaskManager's own trouble that loses nothing.

@@ -79,7 +79,7 @@ func (in *receiver) trouble(f *cluster.Frame) error {
 	if kindOf(f) == kindFailed {
 		return &passingError{t.Text}
 	}
-	var all []error
+	var all []*driver.PartitionError
 	for _, p := range t.Parts {
 		if p < 0 || in.base+p >= len(in.r.ids) {
 			return errGarbled
@@ -92,7 +92,7 @@ func (in *receiver) trouble(f *cluster.Frame) error {
 	if len(all) == 0 {
 		return &passingError{t.Text}
 	}
-	return &finalError{errors.Join(all...)}
+	return &finalError{driver.Lost(all)}
 }
 
 // block takes a block that begins with f.
