@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"slices"
+	"time"
 
 	"trestle/raftmeta/catalog"
 	"trestle/runner/jobgraph"
@@ -103,20 +104,39 @@ func (c *call) discard(r *catalog.TaskFinished, ran *running) {
 // releaseRead frees what a stage that has finished was the last to read, and
 // what it wrote for pipelined readers that were done before it.
 func (c *call) releaseRead(j *catalog.Job, stage int) {
-	st := j.Graph.Stages[stage]
-	for _, ids := range [][]jobgraph.DatasetID{st.Inputs, st.SideInputs, st.Outputs} {
-		for _, id := range ids {
-			if c.readAll(j, id) {
-				c.release(j, id)
+	stages := []jobgraph.StageID{j.Stages[stage].Stage}
+	if r := j.RegionOf(stage); regionComplete(j, r) {
+		stages = j.Graph.Regions[r].Stages
+	}
+	for _, id := range stages {
+		st := j.Graph.Stages[j.StageAt(id)]
+		for _, ids := range [][]jobgraph.DatasetID{st.Inputs, st.SideInputs, st.Outputs} {
+			for _, id := range ids {
+				if c.readAll(j, id) {
+					c.release(j, id)
+				}
 			}
 		}
 	}
 }
 
-// readAll reports whether all readers of a dataset have finished.
+// readAll reports whether all readers of a dataset have finished, and all that
+// would have to read it again if it failed: a task that has finished runs again
+// when one fails that read its output as it was written.
 func (c *call) readAll(j *catalog.Job, id jobgraph.DatasetID) bool {
-	for _, consumer := range j.Dataset(id).Consumers {
-		if !j.Stages[j.StageAt(consumer)].Complete() {
+	d := j.Dataset(id)
+	for _, consumer := range d.Consumers {
+		at := j.StageAt(consumer)
+		if !j.Stages[at].Complete() || d.Exchange == jobgraph.Blocking && !regionComplete(j, j.RegionOf(at)) {
+			return false
+		}
+	}
+	return true
+}
+
+func regionComplete(j *catalog.Job, region int) bool {
+	for _, id := range j.Graph.Regions[region].Stages {
+		if !j.Stages[j.StageAt(id)].Complete() {
 			return false
 		}
 	}
@@ -395,6 +415,9 @@ func (e joined) decide(c *call) {
 		}
 	}
 	c.stray = true
+	if c.seen.known {
+		c.releaseAgain()
+	}
 	for _, h := range e.held {
 		c.takeIn(m, h)
 	}
@@ -438,7 +461,8 @@ func (c *call) takeIn(m *manager, h Held) {
 	}
 }
 
-// useful reports whether someone will read a partition that is held there.
+// useful reports whether a partition that is held there is one that was not
+// freed: someone may read it, or read it again.
 func (c *call) useful(j *catalog.Job, m *manager, id jobgraph.DatasetID, p jobgraph.Partition) bool {
 	if j == nil || j.State.Terminal() || j.DatasetAt(id) < 0 {
 		return false
@@ -450,7 +474,7 @@ func (c *call) useful(j *catalog.Job, m *manager, id jobgraph.DatasetID, p jobgr
 	case t.Done == nil:
 		return true // its end is yet to be told
 	}
-	return t.Done.TaskManager == m.name && c.needed(j, id, p.Index)
+	return t.Done.TaskManager == m.name && !c.readAll(j, id)
 }
 
 type known struct{ at catalog.Instant }
@@ -485,7 +509,23 @@ func (e known) decide(c *call) {
 	for _, f := range early {
 		f.decide(c)
 	}
+	c.releaseAgain()
 }
+
+// releaseAgain frees what jobs that have ended not long ago may have left with
+// TaskManagers, or for them in the object store: nobody knows whether all were
+// told, or were there to be told.
+func (c *call) releaseAgain() {
+	all := c.state.Jobs()
+	for i := len(all) - 1; i >= 0; i-- {
+		if j := all[i]; j.State.Terminal() && c.now.Sub(j.Ended) < releaseFor {
+			c.seen.job(j) // it is released once nothing of it runs
+		}
+	}
+}
+
+// releaseFor is how long after its end a job is released again.
+const releaseFor = 10 * time.Minute
 
 // orphans are the units with unfinished tasks that run nowhere, but for those
 // whose failures are yet to be decided upon.

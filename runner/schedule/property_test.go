@@ -190,7 +190,7 @@ func (s *sim) checkFreed() {
 		s.must(t != nil && t.Attempt == k.Attempt, "%v is kept of an attempt that was given up", k)
 		wanted := !j.Stages[j.StageAt(d.Producer)].Complete()
 		for _, consumer := range d.Consumers {
-			wanted = wanted || !j.Stages[j.StageAt(consumer)].Complete()
+			wanted = wanted || !j.Stages[j.StageAt(consumer)].Complete() || d.Exchange == jobgraph.Blocking && !regionComplete(j, j.RegionOf(j.StageAt(consumer)))
 		}
 		s.must(wanted, "%v is kept, and all have read it", k)
 	}

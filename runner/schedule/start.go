@@ -98,7 +98,7 @@ func (c *call) waiting(j *catalog.Job) *waiting {
 // there is none.
 func (w *waiting) next(c *call) bool {
 	for r := range w.j.Regions {
-		if w.j.Regions[r].Chosen == 0 || w.finished(r) || !inputsComplete(w.j, r) {
+		if w.j.Regions[r].Chosen == 0 || regionComplete(w.j, r) || !inputsComplete(w.j, r) {
 			continue
 		}
 		if u, ok := w.ready(c, r); ok {
@@ -107,15 +107,6 @@ func (w *waiting) next(c *call) bool {
 		}
 	}
 	return false
-}
-
-func (w *waiting) finished(region int) bool {
-	for _, id := range w.j.Graph.Regions[region].Stages {
-		if !w.j.Stages[w.j.StageAt(id)].Complete() {
-			return false
-		}
-	}
-	return true
 }
 
 // ready finds a unit of the region that is neither done nor launched, and may
