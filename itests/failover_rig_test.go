@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"trestle/itests/netns"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -35,7 +38,8 @@ type rig struct {
 	dir    string
 	worker string // the program of Go workers
 	chance *rand.Rand
-	jobs   int // submitted so far
+	jobs   int         // submitted so far
+	before *fleet.Node // who led before a fault
 }
 
 // newRig makes a fleet's hosts for the length of the test, and starts nothing.
@@ -144,26 +148,58 @@ func size(elements int, step time.Duration) jobs.Shape {
 func (r *rig) begin(shape jobs.Shape, submitAt, followAt *fleet.Node, options ...string) *trial {
 	r.t.Helper()
 	x := r.prepareTrial(shape)
-	ctx, cancel := context.WithTimeout(r.t.Context(), faultyJobTime)
-	defer cancel()
-	boot, err := jobs.Boot(x.shape.Dir, r.worker)
+	p, err := x.goProto()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	p, err := x.shape.Proto(ctx, boot)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	c, err := submitAt.Dial()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer c.Close()
-	if x.id, err = c.Submit(ctx, x.name, p, options...); err != nil {
-		r.t.Fatalf("submit at %s: %v", submitAt.Name, err)
-	}
+	x.submit(p, submitAt, options...)
 	x.follow(followAt)
 	return x
+}
+
+// goProto is the job's pipeline in Go.
+func (x *trial) goProto() (*pipepb.Pipeline, error) {
+	boot, err := jobs.Boot(x.shape.Dir, x.r.worker)
+	if err != nil {
+		return nil, err
+	}
+	return x.shape.Proto(x.r.t.Context(), boot)
+}
+
+// pythonProto is the job's pipeline in Python.
+func (x *trial) pythonProto() (*pipepb.Pipeline, error) {
+	t, s := x.r.t, x.shape
+	boot, err := jobs.PythonBoot(s.Dir, python(t))
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(s.Dir, "pipeline.pb")
+	runClient(t, python(t), absolute(t, "python/failover_pipeline.py"),
+		s.Dir, strconv.Itoa(s.Elements), strconv.FormatInt(s.Pause.Microseconds(), 10), file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	p := new(pipepb.Pipeline)
+	if err := proto.Unmarshal(text, p); err != nil {
+		return nil, err
+	}
+	return p, jobs.StartBy(p, boot)
+}
+
+func (x *trial) submit(p *pipepb.Pipeline, at *fleet.Node, options ...string) {
+	t := x.r.t
+	t.Helper()
+	c, err := at.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), faultyJobTime)
+	defer cancel()
+	if x.id, err = c.Submit(ctx, x.name, p, options...); err != nil {
+		t.Fatalf("submit at %s: %v", at.Name, err)
+	}
 }
 
 func (r *rig) prepareTrial(shape jobs.Shape) *trial {
@@ -339,4 +375,18 @@ func fullOrQuick(full, fast int) int {
 		return fast
 	}
 	return full
+}
+
+// slow makes a host ten times slower, until stop is called.
+func (r *rig) slow(n *fleet.Node) (stop func()) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan struct{})
+	go func() { // ends with ctx
+		defer close(done)
+		n.Slow(ctx, 10)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }

@@ -31,3 +31,25 @@ func TestFailoverServe(t *testing.T) {
 		t.Logf("%d tasks were finished, %d of them ran again; %s", len(x.done), len(x.again(end)), ran.Summary())
 	}
 }
+
+// TestFailoverServePython is the same for a pipeline in Python.
+func TestFailoverServePython(t *testing.T) {
+	r := startRig(t, fleet.Config{Serves: 1})
+	n := r.Node("serve1")
+	x := r.prepareTrial(size(200, 2*time.Second))
+	p, err := x.pythonProto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.submit(p, n)
+	r.pause(r.within(4 * time.Second))
+	if err := n.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(n)
+	_, ran := x.mustEnd(n)
+	t.Log(ran.Summary())
+}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
@@ -15,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/structpb"
-	"strings"
 )
 
 // A Client is a client of one node's job endpoint, on the node's own host.
@@ -99,6 +100,12 @@ type Job struct {
 	Error    string  `json:"error"`
 	Restarts int     `json:"restarts"`
 	Stages   []Stage `json:"stages"`
+	Graph    struct {
+		Datasets []struct {
+			ID, Producer string
+			Consumers    []string
+		}
+	}
 	Failures []struct {
 		At                                time.Time
 		Kind, Stage, TaskManager, Message string
@@ -121,6 +128,37 @@ type Task struct {
 	Started, Ended              time.Time
 	OutBytes, OutElements       int64
 	Failures                    int
+}
+
+// Producers are the stages that a stage reads from.
+func (j *Job) Producers(stage string) []string {
+	var out []string
+	for _, d := range j.Graph.Datasets {
+		if slices.Contains(d.Consumers, stage) {
+			out = append(out, d.Producer)
+		}
+	}
+	return out
+}
+
+// InOrder are the stages, each after those that it reads from.
+func (j *Job) InOrder() []Stage {
+	var out []Stage
+	placed := map[string]bool{}
+	for len(out) < len(j.Stages) {
+		before := len(out)
+		for _, s := range j.Stages {
+			ready := !slices.ContainsFunc(j.Producers(s.ID), func(p string) bool { return !placed[p] })
+			if !placed[s.ID] && ready {
+				placed[s.ID] = true
+				out = append(out, s)
+			}
+		}
+		if len(out) == before {
+			panic("fleet: stages read in a circle")
+		}
+	}
+	return out
 }
 
 // Ended reports states that are final.
