@@ -237,9 +237,10 @@ func (c *call) follows(j *catalog.Job, e failed) bool {
 	return false
 }
 
-// runs reports whether the attempt runs, and is to.
+// runs reports whether the attempt runs, and is to. One that has ended well
+// does not, though its TaskManager may be about to tell so again.
 func (c *call) runs(j *catalog.Job, id catalog.TaskID) bool {
-	return c.seen.running[runKey{j.ID, id}] != nil && c.wanted(j.ID, id)
+	return c.seen.running[runKey{j.ID, id}] != nil && c.wanted(j.ID, id) && task(j, id).Done == nil
 }
 
 // readersRun reports whether tasks run that read the partition as it is written.
@@ -530,15 +531,12 @@ const releaseFor = 10 * time.Minute
 // orphans are the units with unfinished tasks that run nowhere, but for those
 // whose failures are yet to be decided upon.
 func (c *call) orphans(j *catalog.Job, failed map[runKey]bool) []unit {
-	js := c.seen.job(j)
 	var units []unit
 	for s, st := range j.Stages {
 		for i := range st.Tasks {
 			t := &st.Tasks[i]
-			if t.Done != nil || js.launched[s][i] == t.Attempt+1 {
-				continue
-			}
-			if !failed[runKey{j.ID, catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}}] {
+			key := runKey{j.ID, catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}}
+			if t.Done == nil && c.seen.running[key] == nil && !failed[key] {
 				units = append(units, unitOf(j, s, i))
 			}
 		}
