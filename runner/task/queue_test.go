@@ -245,3 +245,66 @@ func TestQueueCancel(t *testing.T) {
 		}
 	})
 }
+
+// A task elsewhere that has gone silent doesn't hold the others up; what it took
+// is its successor's, whatever it says when it comes back.
+func TestQueueSilentTask(t *testing.T) {
+	q := newTestQueue("a", "b", "c")
+	lost, other := begin(t, q, 0), begin(t, q, 1)
+	q.visited(lost)()
+	for range 2 {
+		if _, err := take(t.Context(), q, lost); err != nil {
+			t.Fatal(err)
+		}
+		if lost.number == 1 {
+			give(t, q, lost, lost.hand, nil)
+		}
+	}
+	for range silentTicks {
+		for _, log := range q.silentLogs() {
+			t.Fatalf("task %d is given up too early", log.index)
+		}
+	}
+	for _, log := range q.silentLogs() {
+		q.stop(log)
+	}
+	if got := pullAll(t, q, other); got != "c" {
+		t.Errorf("the other task did %q", got)
+	}
+	if err := q.done(lost, 2, nil, []bundle.Residual{{Element: []byte("rest")}}); !errors.Is(err, errFollowed) {
+		t.Errorf("the lost task ends its bundle: %v", err)
+	}
+	if got := pullAll(t, q, begin(t, q, 0)); got != "a b" {
+		t.Errorf("the successor did %q", got)
+	}
+}
+
+// Calls whose answers were lost are made again, to no further effect.
+func TestQueueCallsAgain(t *testing.T) {
+	q := newTestQueue("a")
+	log := begin(t, q, 0)
+	if again, err := q.enter(0, log.attempt); again != log || err != nil {
+		t.Fatalf("entered twice: %v", err)
+	}
+	first, err := q.pull(t.Context(), log, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := q.pull(t.Context(), log, 1); again != first || err != nil {
+		t.Errorf("pulled %v, then %v, %v", first, again, err)
+	}
+	rest := []bundle.Residual{{Element: []byte("rest")}}
+	for range 2 {
+		if err := q.split(log, 1, 1, [][]byte{[]byte("half")}, rest); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 2 {
+		if err := q.done(log, 1, [][]byte{[]byte("half")}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := pullAll(t, q, log); got != "rest" {
+		t.Errorf("then %q", got)
+	}
+}

@@ -69,7 +69,9 @@ type splitter struct {
 	stop func(s span) (at int, delay time.Duration, ok bool)
 	// onSplit sees each split that gives something; nil: nobody does.
 	onSplit func(resp *fnpb.ProcessBundleSplitResponse)
-	bundles map[string]*spans
+	// managers is the number of TaskManagers.
+	managers int
+	bundles  map[string]*spans
 }
 
 // spans are a bundle's.
@@ -203,7 +205,7 @@ func newSource(t *testing.T, p *splitter, config func(*task.Config), all ...span
 		p.emit = func(*fnapitest.Call, span, int) error { return nil }
 	}
 	r := newRig(t, source, options{
-		config: config,
+		config: config, managers: p.managers,
 		worker: func(_ int, h *fnapitest.Harness) {
 			h.Process = func(c *fnapitest.Call, _ string, chunk []byte) error {
 				if strings.HasPrefix(c.Descriptor.GetId(), "s2/") {
@@ -223,6 +225,14 @@ func newSource(t *testing.T, p *splitter, config func(*task.Config), all ...span
 	return r
 }
 
+// onSomeManagers runs a test on one TaskManager, and on three, of which one
+// keeps the queue.
+func onSomeManagers(t *testing.T, test func(t *testing.T, managers int)) {
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprintf("managers=%d", n), func(t *testing.T) { test(t, n) })
+	}
+}
+
 // want is all that spans give.
 func want(all ...span) string {
 	var words []string
@@ -235,8 +245,10 @@ func want(all ...span) string {
 }
 
 // One span feeds all tasks, by splits, and each number is given once.
-func TestSourceIsSplit(t *testing.T) {
-	p := &splitter{emit: func(_ *fnapitest.Call, _ span, i int) error {
+func TestSourceIsSplit(t *testing.T) { onSomeManagers(t, testSourceIsSplit) }
+
+func testSourceIsSplit(t *testing.T, managers int) {
+	p := &splitter{managers: managers, emit: func(_ *fnapitest.Call, _ span, i int) error {
 		time.Sleep(200 * time.Microsecond) // as user code that takes its time
 		return nil
 	}}
@@ -255,12 +267,14 @@ func TestSourceIsSplit(t *testing.T) {
 
 // A worker dies after its bundle was split: what the bundle kept runs again, and
 // what it gave is done by others, once.
-func TestDeathAfterSplit(t *testing.T) {
+func TestDeathAfterSplit(t *testing.T) { onSomeManagers(t, testDeathAfterSplit) }
+
+func testDeathAfterSplit(t *testing.T, managers int) {
 	for _, how := range []string{"worker dies", "user code fails", "all fails until the task does"} {
 		t.Run(how, func(t *testing.T) {
 			var r *rig
 			var splits, fails atomic.Int64
-			p := &splitter{}
+			p := &splitter{managers: managers}
 			split := make(chan struct{})
 			p.emit = func(c *fnapitest.Call, s span, i int) error {
 				if i != 0 {
@@ -312,10 +326,13 @@ func TestDeathAfterSplit(t *testing.T) {
 
 // What a bundle leaves by a checkpoint of its own waits for its delay, and all
 // comes once, though a task fails and is tried again.
-func TestSelfCheckpoint(t *testing.T) {
+func TestSelfCheckpoint(t *testing.T) { onSomeManagers(t, testSelfCheckpoint) }
+
+func testSelfCheckpoint(t *testing.T, managers int) {
 	var failed atomic.Bool
 	p := &splitter{
-		stop: func(s span) (int, time.Duration, bool) { return s.lo + 10, 2 * time.Millisecond, s.hi > s.lo+10 },
+		managers: managers,
+		stop:     func(s span) (int, time.Duration, bool) { return s.lo + 10, 2 * time.Millisecond, s.hi > s.lo+10 },
 		emit: func(_ *fnapitest.Call, s span, i int) error {
 			if s.name == "x" && i == 35 && !failed.Swap(true) {
 				return errors.New("boom")

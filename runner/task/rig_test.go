@@ -35,23 +35,23 @@ const patience = 20 * time.Second
 // subs is the number of sub-partitions of what isn't written whole.
 const subs = 4
 
-// A rig is a TaskManager with fake workers, and as much of a JobManager as it
-// takes to run the stages of one plan.
+// A rig is a TaskManager with fake workers, or several, and as much of a
+// JobManager as it takes to run the stages of one plan.
 type rig struct {
+	*member // the first
 	t       *testing.T
 	plan    *fusion.Plan
 	code    *bundletest.Code
 	workers *bundletest.Workers
-	budget  *membudget.Budget
-	dirs    [2]string // shuffle and spill
-	service *shuffle.Service
-	tm      *task.TaskManager
+	members []*member
 
 	mu       sync.Mutex
 	changed  *sync.Cond
 	started  map[task.ID]bool
 	ended    map[task.ID]task.Report
 	finished map[jobgraph.StageID][]uint32 // attempts by index
+	width    map[jobgraph.StageID]int      // of stages that others read while they run; default 1
+	shift    map[jobgraph.StageID]int      // of their tasks, to other TaskManagers
 }
 
 // options of a rig; zero values are good.
@@ -63,6 +63,19 @@ type options struct {
 	lanes  int                               // of a worker; default 4
 	plans  task.Plans
 	config func(*task.Config)
+	// managers is the number of TaskManagers; default 1. Task i runs at number i
+	// modulo it, and the first keeps the queues.
+	managers int
+}
+
+// A member is one TaskManager.
+type member struct {
+	name    string
+	budget  *membudget.Budget
+	dirs    [2]string // shuffle and spill
+	service *shuffle.Service
+	tm      *task.TaskManager
+	serve   func() (stop func()) // what other TaskManagers ask for; nil where there is no other
 }
 
 // Plan and BundleElements are task.Plans' methods.
@@ -79,8 +92,8 @@ func newRig(t *testing.T, pipeline string, o options) *rig {
 	}
 	r := &rig{
 		t: t, plan: bundletest.Plan(t, pipeline, o.mode, o.edit...),
-		budget: membudget.New(64 << 20), dirs: [2]string{t.TempDir(), t.TempDir()},
 		started: map[task.ID]bool{}, ended: map[task.ID]task.Report{}, finished: map[jobgraph.StageID][]uint32{},
+		width: map[jobgraph.StageID]int{}, shift: map[jobgraph.StageID]int{},
 	}
 	r.changed = sync.NewCond(&r.mu)
 	r.code = &bundletest.Code{Plan: r.plan, Fns: o.fns}
@@ -91,48 +104,84 @@ func newRig(t *testing.T, pipeline string, o options) *rig {
 		}
 		return h
 	})
-	disk, err := localdisk.New(r.dirs[0], localdisk.Config{Budget: r.budget})
+	net := newNetwork(t, o.managers)
+	for i := range max(1, o.managers) {
+		r.members = append(r.members, r.newMember(i, o, net))
+	}
+	r.member = r.members[0]
+	r.serveAll()
+	return r
+}
+
+// newMember makes the nth TaskManager.
+func (r *rig) newMember(n int, o options, net *loopback) *member {
+	r.t.Helper()
+	m := &member{
+		name: "tm", budget: membudget.New(64 << 20), dirs: [2]string{r.t.TempDir(), r.t.TempDir()},
+	}
+	disk, err := localdisk.New(m.dirs[0], localdisk.Config{Budget: m.budget})
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	r.service = shuffle.New(r.budget, map[string]driver.Driver{
-		shuffle.Blocking:  disk,
-		shuffle.Pipelined: memory.New(memory.Config{Budget: r.budget, Dir: r.dirs[0], Window: 64 << 10}),
-	})
+	pipes := memory.New(memory.Config{Budget: m.budget, Dir: m.dirs[0], Window: 64 << 10})
+	m.service = shuffle.New(m.budget, map[string]driver.Driver{shuffle.Blocking: disk, shuffle.Pipelined: pipes})
 	cfg := task.Config{
-		Name: "tm", Slots: 2, Shuffle: r.service, Budget: r.budget, Workers: r.workers, Plans: r, SpillDir: r.dirs[1],
+		Slots: 2, Shuffle: m.service, Budget: m.budget, Workers: r.workers, Plans: r, SpillDir: m.dirs[1],
 	}
+	if net != nil {
+		m.name = fmt.Sprintf("tm-%d", n)
+		net.join(m, &cfg)
+	}
+	cfg.Name = m.name
 	if o.plans != nil {
 		cfg.Plans = o.plans
 	}
 	if o.config != nil {
 		o.config(&cfg)
 	}
-	r.tm = task.New(cfg)
-	r.serve()
-	return r
+	m.tm = task.New(cfg)
+	if net != nil {
+		m.serve = net.server(m, disk, pipes)
+	}
+	return m
 }
 
-// serve runs the TaskManager to the end of the test, and checks that it leaves
-// nothing.
-func (r *rig) serve() {
+// serveAll runs the TaskManagers to the end of the test, and checks that they
+// leave nothing.
+func (r *rig) serveAll() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	all.Go(func() {
-		if err := r.tm.Run(ctx); err != nil {
-			r.t.Errorf("Run: %v", err)
+	var stops []func()
+	for _, m := range r.members {
+		all.Go(func() {
+			if err := m.tm.Run(ctx); err != nil {
+				r.t.Errorf("Run: %v", err)
+			}
+		})
+		all.Go(func() {
+			for rep := range m.tm.Reports() {
+				r.report(rep)
+			}
+		})
+		if m.serve != nil {
+			stops = append(stops, m.serve())
 		}
-	})
-	all.Go(func() {
-		for rep := range r.tm.Reports() {
-			r.report(rep)
-		}
-	})
+	}
 	r.t.Cleanup(func() {
-		r.tm.ReleaseJob("job")
+		for _, m := range r.members {
+			m.tm.ReleaseJob("job")
+		}
+		for _, stop := range stops {
+			stop()
+		}
 		cancel()
 		all.Wait()
-		r.clean()
+		for _, m := range r.members {
+			r.clean(m)
+		}
+		if n := r.workers.Leased(); n != 0 {
+			r.t.Errorf("%d lanes of workers are still lent", n)
+		}
 	})
 }
 
@@ -150,14 +199,11 @@ func (r *rig) report(rep task.Report) {
 	r.changed.Broadcast()
 }
 
-func (r *rig) clean() {
-	if used := r.budget.Used(); used != 0 {
-		r.t.Errorf("%d bytes of the budget are still taken", used)
+func (r *rig) clean(m *member) {
+	if used := m.budget.Used(); used != 0 {
+		r.t.Errorf("%d bytes of the budget of %s are still taken", used, m.name)
 	}
-	if n := r.workers.Leased(); n != 0 {
-		r.t.Errorf("%d lanes of workers are still lent", n)
-	}
-	for _, dir := range r.dirs {
+	for _, dir := range m.dirs {
 		files, err := os.ReadDir(dir)
 		if err != nil {
 			r.t.Error(err)
@@ -197,6 +243,9 @@ func (r *rig) spec(stage jobgraph.StageID, index, n int, attempt uint32) task.Sp
 		ID:   task.ID{Job: "job", Stage: stage, Index: index, Attempt: attempt},
 		Plan: "plan", Parallelism: n,
 	}
+	if len(r.members) > 1 && node.Root == jobgraph.RootRestrictions {
+		s.QueueAt = r.members[0].name
+	}
 	for _, id := range node.Inputs {
 		in := r.input(id)
 		if node.Root != jobgraph.RootRestrictions {
@@ -228,16 +277,37 @@ func (r *rig) input(id jobgraph.DatasetID) task.Input {
 	defer r.mu.Unlock()
 	attempts := r.finished[ds.Producer]
 	if ds.Exchange == jobgraph.Pipelined {
-		attempts = []uint32{1}
+		attempts = make([]uint32, max(1, r.width[ds.Producer]))
+		for i := range attempts {
+			attempts[i] = 1
+		}
 	}
 	for i, a := range attempts {
 		in.Partitions = append(in.Partitions, task.Partition{Index: i, Attempt: a})
+		if len(r.members) > 1 {
+			in.At = append(in.At, r.at(ds.Producer, i).name)
+		}
 	}
 	return in
 }
 
-// start starts tasks in one slot.
-func (r *rig) start(specs ...task.Spec) { r.tm.Start(specs) }
+// at is the TaskManager of a task.
+func (r *rig) at(stage jobgraph.StageID, index int) *member {
+	return r.members[(index+r.shift[stage])%len(r.members)]
+}
+
+// start starts tasks, those of one TaskManager in one slot.
+func (r *rig) start(specs ...task.Spec) {
+	for _, m := range r.members {
+		var mine []task.Spec
+		for _, s := range specs {
+			if r.at(s.Stage, s.Index) == m {
+				mine = append(mine, s)
+			}
+		}
+		m.tm.Start(mine)
+	}
+}
 
 // began waits until a task has told that it has begun.
 func (r *rig) began(id task.ID) {
@@ -338,20 +408,20 @@ func (r *rig) output(collection string) string {
 			continue
 		}
 		in := r.input(ds.ID)
-		var ids []shuffle.PartitionID
-		for _, p := range in.Partitions {
-			ids = append(ids, shuffle.PartitionID{Job: "job", Dataset: string(ds.ID), Index: p.Index, Attempt: p.Attempt})
-		}
-		rd, err := r.service.Open(r.t.Context(), string(ds.Exchange), ids, in.Lo, in.Hi)
-		if err != nil {
-			r.t.Fatal(err)
-		}
 		prog, err := r.code.Program(string(ds.Producer))
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		for _, s := range prog.Sinks {
-			if s.Output.Collection == collection {
+		for _, p := range in.Partitions {
+			id := shuffle.PartitionID{Job: "job", Dataset: string(ds.ID), Index: p.Index, Attempt: p.Attempt}
+			for _, s := range prog.Sinks {
+				if s.Output.Collection != collection {
+					continue
+				}
+				rd, err := r.at(ds.Producer, p.Index).service.Open(r.t.Context(), string(ds.Exchange), []shuffle.PartitionID{id}, in.Lo, in.Hi)
+				if err != nil {
+					r.t.Fatal(err)
+				}
 				all = append(all, bundletest.ReadAll(r.t, rd, s.Windowed)...)
 			}
 		}
