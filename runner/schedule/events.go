@@ -484,6 +484,9 @@ func (e known) decide(c *call) {
 	if c.seen.known {
 		return
 	}
+	for _, j := range c.state.Active() {
+		c.seen.job(j) // nobody may have told of it: all of it is in doubt
+	}
 	c.seen.known = true
 	for _, m := range slices.Clone(c.state.TaskManagers()) {
 		if c.seen.manager(m.Name) == nil {
