@@ -95,12 +95,13 @@ func (k *checks) reset(r *catalog.TasksReset) {
 			again[x.Stage][i] = true
 		}
 	}
+	quiet := k.c.kind.quiet && !slices.ContainsFunc(r.Tasks, func(x catalog.TaskRange) bool { return k.halfBegun(j, j.StageAt(x.Stage)) })
 	for _, x := range r.Tasks {
 		at := j.StageAt(x.Stage)
 		for i := x.Lo; i < x.Hi; i++ {
 			t := &j.Stages[at].Tasks[i]
 			id := catalog.TaskID{Stage: x.Stage, Index: i, Attempt: t.Attempt}
-			if k.c.kind.quiet && !k.halfBegun(j, at) {
+			if quiet {
 				must(t.Done == nil, "%s %s has finished and runs again, and nothing was lost: %s", j.ID, id, r)
 				must(!k.live(j.ID, id), "%s %s is at work and runs again, and nothing was lost: %s", j.ID, id, r)
 			}

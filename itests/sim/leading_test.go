@@ -33,9 +33,10 @@ type leading struct {
 
 // A batch waits until its entry counts.
 type batch struct {
-	index   int
-	actions []schedule.Action
-	replies []func()
+	index    int
+	actions  []schedule.Action
+	replies  []func()
+	sessions []*session // that the actions are meant for
 }
 
 // A session is with one life of a TaskManager.
@@ -174,7 +175,7 @@ func (l *leading) decide() {
 		l.c.trace("%s knows what there is", l.n.name)
 	}
 	out := schedule.Decide(l.state, l.seen, l.c.policy, l.now())
-	b := batch{index: l.n.commit, actions: out.Actions, replies: l.replies}
+	b := batch{index: l.n.commit, actions: out.Actions, replies: l.replies, sessions: l.joined()}
 	l.replies = nil
 	if len(l.batches) > 0 {
 		b.index = l.batches[len(l.batches)-1].index
@@ -197,6 +198,11 @@ func (l *leading) decide() {
 	l.committed()
 }
 
+// joined are the sessions in which there is someone to be told something.
+func (l *leading) joined() []*session {
+	return slices.DeleteFunc(slices.Clone(l.sessions), func(s *session) bool { return !s.joined })
+}
+
 func (l *leading) allThere() bool {
 	for _, m := range l.state.TaskManagers() {
 		if s := l.session(m.Name); s == nil || !s.joined {
@@ -212,7 +218,7 @@ func (l *leading) committed() {
 		b := l.batches[0]
 		l.batches = l.batches[1:]
 		for _, a := range b.actions {
-			l.do(a)
+			l.do(a, b.sessions)
 		}
 		for _, reply := range b.replies {
 			reply()
@@ -220,7 +226,7 @@ func (l *leading) committed() {
 	}
 }
 
-func (l *leading) do(a schedule.Action) {
+func (l *leading) do(a schedule.Action, sessions []*session) {
 	l.c.trace("%s: %s", l.n.name, a)
 	var name string
 	switch a := a.(type) {
@@ -232,15 +238,17 @@ func (l *leading) do(a schedule.Action) {
 		name = a.TaskManager
 		l.c.check.released(a)
 	case schedule.ReleaseJob:
-		for _, s := range l.sessions {
-			if s.joined {
+		for _, s := range sessions {
+			if !s.over {
 				l.command(s, a)
 			}
 		}
 		return
 	}
-	if s := l.session(name); s != nil && s.joined {
-		l.command(s, a)
+	for _, s := range sessions {
+		if s.tm.name == name && !s.over {
+			l.command(s, a)
+		}
 	}
 }
 
