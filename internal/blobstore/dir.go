@@ -63,9 +63,8 @@ func (s *Dir) Put(_ context.Context, blobs ...[]byte) ([]string, error) {
 
 // put makes the file, but not yet its name, durable.
 func (s *Dir) put(hash string, data []byte) error {
-	if old, err := s.read(hash); err == nil && len(old) == len(data) {
-		now := time.Now()
-		return os.Chtimes(s.path(hash), now, now) // it was put just now
+	if has, err := s.Renew(hash); err == nil && has {
+		return nil
 	}
 	in, err := s.Receive(int64(len(data)))
 	if err != nil {
@@ -114,6 +113,23 @@ func (s *Dir) Has(_ context.Context, hash string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Renew tells whether a blob is there and whole, and makes it as young as if it
+// had been put again.
+func (s *Dir) Renew(hash string) (bool, error) {
+	if !isHash(hash) {
+		return false, nil
+	}
+	_, err := s.read(hash)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	now := time.Now()
+	return true, os.Chtimes(s.path(hash), now, now)
 }
 
 // Open returns a blob as a stream, which isn't verified: who sends it on has it

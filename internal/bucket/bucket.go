@@ -129,9 +129,9 @@ func (b *Bucket) Close() error { return b.blobs.Close() }
 // patiently tries do until it succeeds, fails for good, or has failed too
 // often. The context that do gets ends if do makes no progress for a while; it
 // calls alive when it does.
-func (b *Bucket) patiently(ctx context.Context, what string, do func(ctx context.Context, alive func()) error) error {
+func (b *Bucket) patiently(ctx context.Context, what string, idle time.Duration, do func(ctx context.Context, alive func()) error) error {
 	for try := 1; ; try++ {
-		err := b.once(ctx, do)
+		err := b.once(ctx, idle, do)
 		if err == nil {
 			return nil
 		}
@@ -146,12 +146,12 @@ func (b *Bucket) patiently(ctx context.Context, what string, do func(ctx context
 
 var errIdle = errors.New("no progress for too long")
 
-func (b *Bucket) once(ctx context.Context, do func(ctx context.Context, alive func()) error) error {
+func (b *Bucket) once(ctx context.Context, idle time.Duration, do func(ctx context.Context, alive func()) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(b.opts.Idle, func() { cancel(errIdle) })
+	watch := time.AfterFunc(idle, func() { cancel(errIdle) })
 	defer watch.Stop()
-	err := do(ctx, func() { watch.Reset(b.opts.Idle) })
+	err := do(ctx, func() { watch.Reset(idle) })
 	if err != nil && errors.Is(context.Cause(ctx), errIdle) {
 		return errIdle // says more than that something was canceled
 	}
@@ -204,7 +204,7 @@ func (b *Bucket) pause(ctx context.Context, try int) error {
 // if there is any, or the new one. With onlyNew it is ErrExists that there is
 // one already, also if it is this call's own, whose answer got lost.
 func (b *Bucket) Put(ctx context.Context, key string, body io.ReaderAt, size int64, onlyNew bool) error {
-	return b.patiently(ctx, "put "+key, func(ctx context.Context, alive func()) error {
+	return b.patiently(ctx, "put "+key, putIdle*b.opts.Idle, func(ctx context.Context, alive func()) error {
 		// A section of a ReaderAt, so that large ones go up in parts, several at
 		// once, without being held in memory.
 		from := io.NewSectionReader(watched{body, alive}, 0, size)
@@ -214,6 +214,10 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReaderAt, size int
 		})
 	})
 }
+
+// putIdle is how much longer an upload may seem idle: that it makes progress is
+// seen only by what is read of it, some megabytes ahead.
+const putIdle = 4
 
 // A watched ReaderAt tells that it is read.
 type watched struct {
@@ -228,7 +232,7 @@ func (w watched) ReadAt(p []byte, off int64) (int, error) {
 
 // Has tells whether an object is there.
 func (b *Bucket) Has(ctx context.Context, key string) (bool, error) {
-	err := b.patiently(ctx, "look for "+key, func(ctx context.Context, _ func()) error {
+	err := b.patiently(ctx, "look for "+key, b.opts.Idle, func(ctx context.Context, _ func()) error {
 		_, err := b.blobs.Attributes(ctx, key)
 		return err
 	})
@@ -240,7 +244,7 @@ func (b *Bucket) Has(ctx context.Context, key string) (bool, error) {
 
 // Delete removes an object. It is fine if there is none.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
-	err := b.patiently(ctx, "delete "+key, func(ctx context.Context, _ func()) error {
+	err := b.patiently(ctx, "delete "+key, b.opts.Idle, func(ctx context.Context, _ func()) error {
 		return b.blobs.Delete(ctx, key)
 	})
 	if errors.Is(err, ErrNotFound) {
@@ -255,7 +259,7 @@ func (b *Bucket) List(ctx context.Context, prefix string, each func(Object) erro
 	token := blob.FirstPageToken
 	for token != nil {
 		var page []*blob.ListObject
-		err := b.patiently(ctx, "list "+prefix, func(ctx context.Context, _ func()) error {
+		err := b.patiently(ctx, "list "+prefix, b.opts.Idle, func(ctx context.Context, _ func()) error {
 			objects, next, err := b.blobs.ListPage(ctx, token, listPage, &blob.ListOptions{Prefix: prefix})
 			if err == nil {
 				page, token = objects, next

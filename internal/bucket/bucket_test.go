@@ -94,7 +94,7 @@ func testStore(t *testing.T, b *bucket.Bucket) {
 // breaks off, hangs, crawls and says it is busy.
 func TestBadStore(t *testing.T) {
 	s := buckettest.New(t)
-	b := s.Open(t, bucket.Options{Tries: 20, Pause: time.Millisecond, MostPause: 5 * time.Millisecond, Idle: 300 * time.Millisecond})
+	b := s.Open(t, bucket.Options{Tries: 20, Pause: time.Millisecond, MostPause: 5 * time.Millisecond, Idle: 10 * time.Second})
 	want := make([]byte, 20<<20)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range want {

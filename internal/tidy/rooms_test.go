@@ -12,6 +12,7 @@ var doors = []string{"jobservice", "fnapi", "raftmeta", "harness", "shuffle"}
 var plain = []string{
 	"coders",
 	"element",
+	"internal/bucket",
 	"internal/clock",
 	"internal/cluster",
 	"internal/invariant",
@@ -64,10 +65,12 @@ var owners = map[string]string{
 	"github.com/hashicorp":                "raftmeta",
 	"github.com/klauspost/compress":       "internal/pack",
 	"github.com/prometheus/client_golang": "internal/node",
+	"github.com/rclone/gofakes3":          "internal/bucket/buckettest",
 	"github.com/spf13/cobra":              "cmd/trestle",
 	"github.com/spf13/pflag":              "cmd/trestle",
 	"go.etcd.io/bbolt":                    "raftmeta",
 	"go.yaml.in/yaml/v3":                  "internal/node",
+	"gocloud.dev":                         "internal/bucket",
 }
 
 // shared libraries belong to nobody.
@@ -81,6 +84,7 @@ var ownerExceptions = map[string]string{
 	"runner/bundle -> github.com/cespare/xxhash/v2":  "spreads keys over sub-partitions: no package of its own for one call",
 	"runner/side -> github.com/cespare/xxhash/v2":    "finds keys in an index: no package of its own for one call",
 	"runner/task -> github.com/cespare/xxhash/v2":    "tells keys apart: no package of its own for one call",
+	"shuffle/blob -> github.com/cespare/xxhash/v2":   "block checksums: no package of its own for one call",
 	"shuffle/driver -> github.com/cespare/xxhash/v2": "block checksums: no package of its own for one call",
 	"shuffle/memory -> github.com/cespare/xxhash/v2": "block checksums: no package of its own for one call",
 }

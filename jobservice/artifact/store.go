@@ -219,13 +219,14 @@ func (s *Store) Adopt(job string, names ...string) (missing []string, err error)
 		if name == EmptySHA256 {
 			continue
 		}
-		// While the mutex is held no Release takes the file away.
-		info, err := os.Stat(s.filePath(name))
-		if !validSHA256(name) || err != nil {
-			missing = append(missing, name)
-			continue
+		if validSHA256(name) {
+			// While the mutex is held no Release takes the file away.
+			if info, err := os.Stat(s.filePath(name)); err == nil {
+				s.hold(job, name, info.Size())
+				continue
+			}
 		}
-		s.hold(job, name, info.Size())
+		missing = append(missing, name)
 	}
 	s.mu.Unlock()
 	return missing, s.Seal(job)
