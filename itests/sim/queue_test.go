@@ -22,7 +22,6 @@ type queue struct {
 type pulls struct {
 	taken []uint64
 	busy  bool
-	over  bool
 }
 
 func newQueue() *queue { return &queue{logs: map[int]*pulls{}} }

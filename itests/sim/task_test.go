@@ -202,16 +202,28 @@ func (a *attempt) fail(kind catalog.FailureKind, lost []schedule.Lost) {
 	a.m.say(report{job: a.job, id: a.ID, failure: catalog.Failure{Kind: kind, Task: a.ID, Message: "it failed"}, lost: lost})
 }
 
+// fromInput is the same whenever an attempt has read the same, in whatever
+// order.
+func (a *attempt) fromInput() (sum uint64) {
+	for _, e := range a.got {
+		sum += mix(e, 2)
+	}
+	for i, v := range a.views {
+		sum += mix(v, uint64(i))
+	}
+	return sum
+}
+
 // finish writes the outputs and tells of them.
 func (a *attempt) finish() {
 	c := a.m.c
-	if a.log != nil {
-		a.log.over = true
-	}
 	r := &catalog.TaskFinished{Job: a.job, Task: a.ID}
 	st := a.stage()
 	for _, o := range a.Outputs {
 		p := &part{subs: make([][]uint64, o.Subpartitions), nonce: a.nonce, durable: a.m.durable}
+		if st.Deterministic {
+			p.nonce = a.fromInput()
+		}
 		bySub := make([]int64, o.Subpartitions)
 		for _, e := range a.got {
 			// Keys are random: another attempt spreads the elements otherwise.

@@ -250,7 +250,7 @@ func (w *world) job(d *datadriven.TestData, name string) error {
 	return nil
 }
 
-// parseGraph reads lines: "s1 impulse out=d1", "s2 group in=d1 side=d2 out=d3",
+// parseGraph reads lines: "s1 impulse out=d1", "s2 group in=d1 side=d2 out=d3 deterministic",
 // "d1 key blocking", "r1 s1,s2 pointwise".
 func parseGraph(text string) (*jobgraph.Graph, error) {
 	g := &jobgraph.Graph{}
@@ -264,6 +264,7 @@ func parseGraph(text string) (*jobgraph.Graph, error) {
 			st := &jobgraph.Stage{ID: jobgraph.StageID(f[0]), Name: f[0], Root: jobgraph.RootKind(f[1])}
 			for _, x := range f[2:] {
 				k, v, _ := strings.Cut(x, "=")
+				st.Deterministic = st.Deterministic || k == "deterministic"
 				var ids []jobgraph.DatasetID
 				for _, id := range strings.Split(v, ",") {
 					ids = append(ids, jobgraph.DatasetID(id))

@@ -36,29 +36,60 @@ func width(j *catalog.Job, region int) int {
 
 // A restartSet grows from what failed to all that must run again with it: the
 // producers of inputs that are gone, and the readers of what is made again,
-// finished ones too, because user code may give other output the second time.
+// finished ones too, because user code may give other output the second time;
+// unless it is declared not to, and reads the same as before.
 type restartSet struct {
 	j       *catalog.Job
 	js      *jobSeen
-	whole   []bool   // by region: all of it
-	columns [][]bool // by region: some of its columns
-	queues  []bool   // by stage: the restriction queue begins again
+	whole   []bool    // by region: all of it
+	columns [][]again // by region: some of its columns
+	queues  []bool    // by stage: the restriction queue begins again
 	// Edges from all to all are followed once, however many units share them:
 	// ten thousand tasks reading from ten thousand stay linear.
 	producersDone []bool // by dataset
+	readersDone   []bool // by dataset
 	todo          []unit
 }
+
+// again says whether a column runs again, and what comes of it.
+type again uint8
+
+const (
+	not     again = iota
+	alike         // it will write the same again
+	changed       // it may write something else
+)
 
 func newRestartSet(j *catalog.Job, js *jobSeen) *restartSet {
 	return &restartSet{
 		j: j, js: js,
-		whole: make([]bool, len(j.Regions)), columns: make([][]bool, len(j.Regions)), queues: make([]bool, len(j.Stages)),
-		producersDone: make([]bool, len(j.Graph.Datasets)),
+		whole: make([]bool, len(j.Regions)), columns: make([][]again, len(j.Regions)), queues: make([]bool, len(j.Stages)),
+		producersDone: make([]bool, len(j.Graph.Datasets)), readersDone: make([]bool, len(j.Graph.Datasets)),
 	}
 }
 
-// add puts a unit into the set, if it isn't there.
+// add puts a unit into the set that reads the same as before.
 func (s *restartSet) add(u unit) {
+	how := changed
+	if u.column >= 0 && deterministic(s.j, u.region) {
+		how = alike
+	}
+	s.put(u, how)
+}
+
+// deterministic reports whether each column of a region writes the same again
+// when it reads the same again. What was pulled from a queue never is the same.
+func deterministic(j *catalog.Job, region int) bool {
+	for _, id := range j.Graph.Regions[region].Stages {
+		if st := j.Graph.Stages[j.StageAt(id)]; !st.Deterministic || st.Root == jobgraph.RootRestrictions {
+			return false
+		}
+	}
+	return true
+}
+
+// put puts a unit into the set, if it isn't there.
+func (s *restartSet) put(u unit, how again) {
 	if s.whole[u.region] {
 		return
 	}
@@ -67,12 +98,12 @@ func (s *restartSet) add(u unit) {
 		return
 	}
 	if s.columns[u.region] == nil {
-		s.columns[u.region] = make([]bool, width(s.j, u.region))
+		s.columns[u.region] = make([]again, width(s.j, u.region))
 	}
-	if s.columns[u.region][u.column] {
+	if s.columns[u.region][u.column] >= how {
 		return
 	}
-	s.columns[u.region][u.column] = true
+	s.columns[u.region][u.column] = how
 	s.todo = append(s.todo, u)
 	s.checkQueue(u)
 }
@@ -121,7 +152,7 @@ func (s *restartSet) close() {
 			s.addProducers(at, lo, hi)
 			if u.column < 0 {
 				s.addAllReaders(at)
-			} else {
+			} else if s.whole[u.region] || s.columns[u.region][u.column] == changed {
 				s.addReaders(at, lo)
 			}
 		}
@@ -183,17 +214,25 @@ func (s *restartSet) addAllReaders(stage int) {
 // that are not yet cut into tasks will wait for the new generation.
 func (s *restartSet) addReaders(stage, index int) {
 	for _, id := range s.j.Graph.Stages[stage].Outputs {
+		d := s.j.DatasetAt(id)
+		if s.readersDone[d] {
+			continue
+		}
+		one := false // some stage reads it column by column
 		for _, consumer := range s.j.Dataset(id).Consumers {
 			at := s.j.StageAt(consumer)
 			if s.j.Stages[at].Parallelism == 0 {
 				continue
 			}
-			if reader, one := pointwiseReader(s.j, at, id, index); !one {
+			reader, pointwise := pointwiseReader(s.j, at, id, index)
+			one = one || pointwise
+			if !pointwise {
 				s.addRegion(s.j.RegionOf(at))
 			} else if reader >= 0 {
-				s.add(unitOf(s.j, at, reader))
+				s.put(unitOf(s.j, at, reader), changed)
 			}
 		}
+		s.readersDone[d] = !one
 	}
 }
 
@@ -239,14 +278,14 @@ func (s *restartSet) tasks() (ranges []catalog.TaskRange, queues []jobgraph.Stag
 }
 
 // appendRanges adds the marked ones of the stage's tasks.
-func appendRanges(ranges []catalog.TaskRange, stage jobgraph.StageID, marked []bool, tasks int) []catalog.TaskRange {
+func appendRanges(ranges []catalog.TaskRange, stage jobgraph.StageID, marked []again, tasks int) []catalog.TaskRange {
 	n := min(len(marked), tasks)
 	for lo := 0; lo < n; lo++ {
-		if !marked[lo] {
+		if marked[lo] == not {
 			continue
 		}
 		hi := lo + 1
-		for hi < n && marked[hi] {
+		for hi < n && marked[hi] != not {
 			hi++
 		}
 		ranges = append(ranges, catalog.TaskRange{Stage: stage, Lo: lo, Hi: hi})
@@ -288,16 +327,16 @@ func (c *call) restart(j *catalog.Job, seeds, blamed []unit, f catalog.Failure) 
 
 // unitTasks lists the tasks of the units.
 func unitTasks(j *catalog.Job, units []unit) []catalog.TaskRange {
-	s := &restartSet{j: j, whole: make([]bool, len(j.Regions)), columns: make([][]bool, len(j.Regions)), queues: make([]bool, len(j.Stages))}
+	s := &restartSet{j: j, whole: make([]bool, len(j.Regions)), columns: make([][]again, len(j.Regions)), queues: make([]bool, len(j.Stages))}
 	for _, u := range units {
 		if u.column < 0 {
 			s.whole[u.region] = true
 			continue
 		}
 		if s.columns[u.region] == nil {
-			s.columns[u.region] = make([]bool, width(j, u.region))
+			s.columns[u.region] = make([]again, width(j, u.region))
 		}
-		s.columns[u.region][u.column] = true
+		s.columns[u.region][u.column] = changed
 	}
 	ranges, _ := s.tasks()
 	return ranges
