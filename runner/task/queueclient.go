@@ -67,19 +67,17 @@ func (r *run) enterRemote(ctx context.Context, at string) (work, error) {
 		m: r.m, at: at, ref: queueRef{ID: r.spec.ID, Generation: r.spec.Queue},
 		token: make(chan struct{}, 1),
 	}
-	var since time.Time
+	began, ref := time.Now(), w.ref
+	ref.Wait = r.m.cfg.QueueRetry
 	for {
-		out, err := ask(ctx, w, queueEnter, &w.ref, r.m.cfg.QueueRetry)
+		out, err := ask(ctx, w, queueEnter, &ref, r.m.cfg.QueueRetry)
 		if err != nil {
 			return nil, err
 		}
 		if !out.Again {
 			break
 		}
-		if since.IsZero() {
-			since = time.Now()
-		}
-		if time.Since(since) > 3*r.m.cfg.QueueRetry {
+		if time.Since(began) > 3*r.m.cfg.QueueRetry {
 			return nil, &QueueError{at, errNoQueue}
 		}
 	}

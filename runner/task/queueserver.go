@@ -28,6 +28,8 @@ type queueRef struct {
 	Generation uint32
 	Number     uint64 `json:",omitempty"` // of a pull
 	At         bool   `json:",omitempty"` // of Hungry: answer at once
+	// Wait is how long Enter waits at most; 0 means as long as all questions.
+	Wait time.Duration `json:",omitempty"`
 }
 
 // A queueNote says what becomes of what was pulled.
@@ -106,7 +108,11 @@ func kinded(err error) error {
 // answerEnter waits for a queue whose keeper is told of it at the same time as
 // the tasks that use it.
 func (m *TaskManager) answerEnter(ctx context.Context, ref *queueRef) (*queueAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, longPoll)
+	wait := longPoll
+	if ref.Wait > 0 {
+		wait = min(wait, ref.Wait)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	q, err := m.offeredQueue(ctx, ref.key())
 	if errors.Is(err, context.DeadlineExceeded) {

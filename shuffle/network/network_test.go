@@ -25,7 +25,7 @@ const (
 	pipelined = "pipelined"
 )
 
-// A side is one end of a rig.
+// A rigConfig says what is different from the usual.
 type rigConfig struct {
 	budget  *membudget.Budget // of the server's side
 	window  int64             // of readings

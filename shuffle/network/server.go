@@ -36,6 +36,8 @@ const keepDefault = 15 * time.Second
 type Server struct {
 	cfg ServerConfig
 
+	receiving sync.WaitGroup // goroutines that outlive their handler by a moment
+
 	mu       sync.Mutex
 	closed   bool
 	sessions map[string]*session // by reader
@@ -55,6 +57,7 @@ func (s *Server) Methods() []cluster.Method { return []cluster.Method{read.Serve
 // Close gives up the readings whose connections have broken. It is called when
 // the cluster.Server has ended.
 func (s *Server) Close() {
+	s.receiving.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -68,7 +71,7 @@ type stream = cluster.Stream[cluster.Frame, cluster.Frame]
 
 var errLeft = errors.New("the reader has left")
 
-// read serves one stream: it takes credit while another goroutine sends.
+// read serves one stream: one goroutine takes credit while another sends.
 func (s *Server) read(ctx context.Context, st *stream) error {
 	q, err := receiveRequest(st)
 	if err != nil {
@@ -87,7 +90,7 @@ func (s *Server) read(ctx context.Context, st *stream) error {
 		if err := st.Send(troubleFrame(err, ids)); err != nil {
 			return err
 		}
-		return drain(st, c, nil)
+		return s.untilLeft(ctx, st, c, nil)
 	}
 	var sending sync.WaitGroup
 	sending.Go(func() {
@@ -98,7 +101,7 @@ func (s *Server) read(ctx context.Context, st *stream) error {
 		// If this can't be sent, the caller will find out by itself.
 		_ = st.Send(troubleFrame(err, ids))
 	})
-	err = drain(st, c, src)
+	err = s.untilLeft(ctx, st, c, src)
 	cancel(errLeft)
 	sending.Wait()
 	src.close(err == nil)
@@ -116,6 +119,19 @@ func receiveRequest(st *stream) (*request, error) {
 	}
 	q := &request{}
 	return q, body(f, q)
+}
+
+// untilLeft takes credit until the caller leaves, which is nil, or the stream or
+// the server end.
+func (s *Server) untilLeft(ctx context.Context, st *stream, c *credit, src blocks) error {
+	left := make(chan error, 1)
+	s.receiving.Go(func() { left <- drain(st, c, src) }) // ends with the stream
+	select {
+	case err := <-left:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // drain takes credit until the caller has no more to say, which is nil.
