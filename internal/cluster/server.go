@@ -149,12 +149,24 @@ func (s *Server) recovered(method string, err *error) {
 // Caller names the process that makes a call: by its certificate, or by its
 // address where calls come in the clear.
 func Caller(ctx context.Context) string {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return ""
+	if name, ok := Verified(ctx); ok {
+		return name
 	}
-	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.PeerCertificates) > 0 {
-		return nameOf(info.State.PeerCertificates[0])
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
 	}
-	return p.Addr.String()
+	return ""
+}
+
+// Verified names the process that makes a call, if its certificate does.
+func Verified(ctx context.Context) (name string, ok bool) {
+	p, there := peer.FromContext(ctx)
+	if !there {
+		return "", false
+	}
+	info, secure := p.AuthInfo.(credentials.TLSInfo)
+	if !secure || len(info.State.PeerCertificates) == 0 {
+		return "", false
+	}
+	return nameOf(info.State.PeerCertificates[0]), true
 }
