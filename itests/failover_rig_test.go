@@ -129,6 +129,7 @@ type trial struct {
 
 	state   jobpb.JobState_Enum // valid when ended is closed
 	failure error
+	at      time.Time
 	lost    error // the follower's stream ended otherwise
 
 	done map[taskKey]fleet.Task // tasks that were seen finished
@@ -228,6 +229,7 @@ func (x *trial) follow(at *fleet.Node) {
 		defer cancel()
 		defer c.Close()
 		x.state, x.failure, x.lost = c.Follow(ctx, x.id)
+		x.at = time.Now()
 	}()
 }
 

@@ -196,12 +196,19 @@ func (f *Fleet) all(n *Node) []string {
 		"--memory=" + f.cfg.Memory,
 	}
 	if n.Kind != Serve {
-		args = append(args,
-			"--tls-cert="+filepath.Join(f.certs(), n.Name+".crt"),
-			"--tls-key="+filepath.Join(f.certs(), n.Name+".key"),
-			"--tls-ca="+filepath.Join(f.certs(), "ca.crt"))
+		args = append(args, n.identity()...)
 	}
 	return append(args, f.cfg.Args...)
+}
+
+// identity is the certificate that the node shows others.
+func (n *Node) identity() []string {
+	dir := n.fleet.certs()
+	return []string{
+		"--tls-cert=" + filepath.Join(dir, n.Name+".crt"),
+		"--tls-key=" + filepath.Join(dir, n.Name+".key"),
+		"--tls-ca=" + filepath.Join(dir, "ca.crt"),
+	}
 }
 
 // Await polls until something holds.

@@ -191,11 +191,16 @@ func (n *Network) ends() []*Host {
 
 // Command is a program to be started on the host.
 func (h *Host) Command(name string, args ...string) *exec.Cmd {
+	return h.CommandContext(context.Background(), name, args...)
+}
+
+// CommandContext is Command; the program is killed when ctx ends.
+func (h *Host) CommandContext(ctx context.Context, name string, args ...string) *exec.Cmd {
 	if h.space == "" {
-		return exec.Command(name, args...)
+		return exec.CommandContext(ctx, name, args...)
 	}
 	// nsenter becomes the program: the process id is the program's own.
-	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + h.space, "--", name}, args...)...)
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=/run/netns/" + h.space, "--", name}, args...)...)
 }
 
 // Processes are the ids of all processes of the host.
