@@ -19,6 +19,14 @@ func (b *Board) Jobs() []Summary {
 	return out
 }
 
+// TaskManagers are the names of those that run tasks or hold partitions, as
+// far as the log knows.
+func (b *Board) TaskManagers() []string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return expected(b.state)
+}
+
 // Job shows one job. Large jobs make large answers: ask when asked.
 func (b *Board) Job(id string) (*Job, error) {
 	b.mu.RLock()

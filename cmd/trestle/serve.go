@@ -14,20 +14,45 @@ import (
 )
 
 func serveCommand() *cobra.Command {
-	cfg := node.Defaults()
+	return processCommand(node.Embedded, "serve", "Serve the job endpoint and run jobs: JobManager and TaskManager in one process", `
+SIGTERM or SIGINT stops it; jobs that run are taken up at the next start. A
+second signal stops it at once.`)
+}
+
+func jobManagerCommand() *cobra.Command {
+	return processCommand(node.JobManager, "jobmanager", "Serve the job endpoint and decide about jobs, as one of a group", `
+One JobManager, or three or five that found a group together: each is told the
+same list, and decides nothing until most of them are there. Clients may use the
+job endpoint of any.
+  trestle jobmanager --name=jm1 --cluster-addr=10.0.0.1:8098 --members=jm1=10.0.0.1:8098,jm2=10.0.0.2:8098,jm3=10.0.0.3:8098 …
+A member that comes later is started with --join, and added by
+  trestle cluster add NAME HOST:PORT
+
+SIGTERM or SIGINT stops it; the others go on. A second signal stops it at once.`)
+}
+
+func taskManagerCommand() *cobra.Command {
+	return processCommand(node.TaskManager, "taskmanager", "Run tasks for a group of JobManagers", `
+  trestle taskmanager --name=tm1 --jobmanagers=10.0.0.1:8098,10.0.0.2:8098 --data-addr=10.0.0.4:8097 …
+
+SIGTERM or SIGINT lets running tasks finish, and takes no new ones; what others
+still have to read is served until then. A second signal stops it at once.`)
+}
+
+// processCommand starts a process of a role.
+func processCommand(role node.Role, use, short, more string) *cobra.Command {
+	cfg := node.DefaultsOf(role)
 	var file string
 	c := &cobra.Command{
-		Use:   "serve",
-		Short: "Serve the job endpoint and run jobs: JobManager and TaskManager in one process",
-		Long: `Serve the job endpoint and run jobs: JobManager and TaskManager in one process.
+		Use:   use,
+		Short: short,
+		Long: short + `.
 
 Every setting below may be given as a flag (--memory=2GiB), in the environment
 (TRESTLE_MEMORY=2GiB) or in the file that --config or TRESTLE_CONFIG names (a
-YAML file with a line "memory: 2GiB"). Flags win over the environment, and the
-environment over the file.
-
-SIGTERM or SIGINT stops it; jobs that run are taken up at the next start. A
-second signal stops it at once.`,
+YAML file with a line "memory: 2GiB"; processes may share one). Flags win over
+the environment, and the environment over the file.
+` + more,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file == "" {
@@ -80,8 +105,15 @@ func serve(c *cobra.Command, cfg node.Config) error {
 	began := time.Now()
 	ready := n.Ready()
 	err = n.Run(c.Context(), func() {
-		fmt.Fprintf(c.OutOrStdout(), "Trestle %s serves.\n  job endpoint  %s\n  web page      http://%s/\n  data          %s\n",
-			fullVersion(), ready.Job, ready.Web, cfg.Data)
+		fmt.Fprintf(c.OutOrStdout(), "Trestle %s serves.\n", fullVersion())
+		for _, line := range []struct{ what, where string }{
+			{"job endpoint", ready.Job}, {"with TLS", ready.JobTLS}, {"cluster", ready.Cluster}, {"data port", ready.Data},
+			{"web page", "http://" + ready.Web + "/"}, {"data", cfg.Data},
+		} {
+			if line.where != "" {
+				fmt.Fprintf(c.OutOrStdout(), "  %-12s  %s\n", line.what, line.where)
+			}
+		}
 		log.Info("serving", "job", ready.Job, "web", ready.Web, "slots", cfg.Slots, "memory", cfg.Memory.String(), "took", time.Since(began))
 	})
 	if err != nil {

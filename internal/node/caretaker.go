@@ -21,14 +21,14 @@ type caretaker struct {
 	// the next sweep finds them.
 	news chan string
 
-	ready    chan struct{} // closed when what an earlier process left is cleared up
+	began    time.Time
 	watching sync.WaitGroup
 	watched  map[string]bool // only run's goroutine touches it
 	ended    chan string
 }
 
 func newCaretaker(n *Node) *caretaker {
-	return &caretaker{node: n, news: make(chan string, 256), watched: make(map[string]bool), ended: make(chan string), ready: make(chan struct{})}
+	return &caretaker{node: n, news: make(chan string, 256), watched: make(map[string]bool), ended: make(chan string), began: time.Now()}
 }
 
 // accepted tells of a new job. It never waits.
@@ -49,10 +49,15 @@ func (c *caretaker) run(ctx context.Context) error {
 	defer tick.Stop()
 	tidy := time.NewTimer(tidyAfter)
 	defer tidy.Stop()
+	// Until the board shows all there is, nothing can be taken for forgotten.
+	for c.node.lead.Sync(ctx) != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
 	known := c.sweep(ctx)
 	// Jobs that were prepared and never run end with their process.
-	c.node.artifacts.Keep(func(job string, _ time.Time) bool { return known[job] })
-	close(c.ready)
+	c.node.artifacts.Keep(func(job string, last time.Time) bool { return known[job] || last.After(c.began) })
 	for {
 		select {
 		case id := <-c.news:

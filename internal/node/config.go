@@ -15,8 +15,11 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
+
+	"trestle/raftmeta"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,18 +43,20 @@ type Config struct {
 	Data       string
 	ReadyFile  string
 
-	Name        string
-	ClusterAddr string // of a JobManager, for other processes
-	DataAddr    string // of a TaskManager, for other TaskManagers
-	Advertise   string // where others reach either of the two; "" is as it listens
-	Members     string // NAME=HOST:PORT,… that found a group of JobManagers
-	Join        bool   // wait to be added to a group
-	JobManagers string // HOST:PORT,… that a TaskManager reports to
-	Lease       time.Duration
-	Reconcile   time.Duration
-	TLSCert     string
-	TLSKey      string
-	TLSCA       string
+	Name         string
+	ClusterAddr  string // of a JobManager, for other processes
+	DataAddr     string // of a TaskManager, for other TaskManagers
+	Advertise    string // where others reach either of the two; "" is as it listens
+	Members      string // NAME=HOST:PORT,… that found a group of JobManagers
+	Join         bool   // wait to be added to a group
+	JobManagers  string // HOST:PORT,… that a TaskManager reports to
+	BlobStore    string // URL of a bucket for pipelines and plans
+	ShuffleStore string // URL of a bucket for blocking partitions
+	Lease        time.Duration
+	Reconcile    time.Duration
+	TLSCert      string
+	TLSKey       string
+	TLSCA        string
 
 	Memory                Size
 	Slots                 int
@@ -110,6 +115,20 @@ func Defaults() Config {
 	}
 }
 
+// DefaultsOf are those of a process of that role: several may share a machine.
+func DefaultsOf(role Role) Config {
+	c := Defaults()
+	c.Role = role
+	switch role {
+	case JobManager:
+		c.Data = "trestle-jobmanager"
+	case TaskManager:
+		c.Data, c.WebAddr = "trestle-taskmanager", "127.0.0.1:0"
+		c.StopTimeout = 10 * time.Minute // to finish what runs
+	}
+	return c
+}
+
 // leastMemory is what a process needs to move data at all.
 const leastMemory = 64 << 20
 
@@ -148,6 +167,40 @@ func (c *Config) Validate() []error {
 		if err := CheckAddress(a.addr, c.InsecureListen); err != nil {
 			bad("--%s=%s: %w", a.name, a.addr, err)
 		}
+	}
+	return append(errs, c.validateGroup()...)
+}
+
+// validateGroup tells what is wrong with how a process is to meet others.
+func (c *Config) validateGroup() (errs []error) {
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	given := 0
+	for _, f := range []string{c.TLSCert, c.TLSKey, c.TLSCA} {
+		if f != "" {
+			given++
+		}
+	}
+	if given != 0 && given != 3 {
+		bad("--tls-cert, --tls-key and --tls-ca: all three are needed, or none")
+	}
+	if c.JobTLSAddr != "" && given == 0 {
+		bad("--job-tls-addr=%s: needs --tls-cert, --tls-key and --tls-ca", c.JobTLSAddr)
+	}
+	if c.Role == JobManager && c.Members != "" {
+		members, err := parseMembers(c.Members)
+		switch {
+		case err != nil:
+			bad("%w", err)
+		case c.Join:
+			bad("--members and --join: either the group is founded by its members, or this one is added to it")
+		case c.Name == "":
+			bad("--name: which of --members is this one?")
+		case !slices.ContainsFunc(members, func(m raftmeta.Member) bool { return m.ID == c.Name }):
+			bad("--name=%s: is none of --members=%s", c.Name, c.Members)
+		}
+	}
+	if c.Role == TaskManager && c.JobManagers == "" {
+		bad("--jobmanagers: the cluster addresses of JobManagers are needed")
 	}
 	return errs
 }

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"log/slog"
 	"math"
+	"net"
 	"sync"
 
 	"trestle/internal/blobstore"
@@ -26,11 +27,14 @@ import (
 
 // jobs is the house as the job service and the web page see it.
 type jobs struct {
-	cfg      Config
-	lead     *lead
-	board    *runner.Board
-	blobs    blobstore.Store
-	side     *taskSide
+	cfg   Config
+	lead  *lead
+	board *runner.Board
+	blobs blobstore.Store
+	side  *taskSide // nil where tasks run elsewhere
+	// share has those who may lead after us keep what a job needs; nil where
+	// there is nobody else, or one store for all.
+	share    func(ctx context.Context, s *jobservice.Submission, blobs []string) error
 	log      *slog.Logger
 	accepted func(id string) // a job was accepted; must not wait
 	// submitting is held by those who store a job and then have it accepted, and
@@ -42,12 +46,34 @@ type jobs struct {
 func (h *jobs) Check(_ context.Context, s *jobservice.Submission) error {
 	_, err := Plan(s.Pipeline, PlanOptions{Mode: h.mode(s), Slots: h.cfg.Slots})
 	errs := []error{err}
+	check := checkAway
+	if h.side != nil {
+		check = h.side.pool.Check
+	}
 	for id, env := range s.Pipeline.GetComponents().GetEnvironments() {
-		if err := h.side.pool.Check(env); err != nil {
+		if err := check(env); err != nil {
 			errs = append(errs, fmt.Errorf("environment %q: %w", id, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkAway refuses environments that can only be reached from the client's own
+// machine: tasks run elsewhere, where "localhost" is somebody else.
+func checkAway(env *pipepb.Environment) error {
+	if env.GetUrn() != "beam:env:external:v1" {
+		return nil
+	}
+	var external pipepb.ExternalPayload
+	if err := proto.Unmarshal(env.GetPayload(), &external); err != nil {
+		return fmt.Errorf("its payload can't be read: %w", err)
+	}
+	host, _, err := net.SplitHostPort(external.GetEndpoint().GetUrl())
+	if err != nil || !loopback(host) {
+		return nil // whether it answers is seen when it is dialled
+	}
+	return fmt.Errorf("its workers are at %s, which is LOOPBACK: only processes of the client's machine can reach them, and this JobManager's tasks run on others; use --environment_type=PROCESS, or EXTERNAL with a worker pool at an address that TaskManagers can reach (trestle worker-pool)",
+		external.GetEndpoint().GetUrl())
 }
 
 func (h *jobs) mode(s *jobservice.Submission) region.Mode {
@@ -83,7 +109,14 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 	if err != nil {
 		return err
 	}
-	h.side.stored.keep(s.ID, run)
+	if h.share != nil {
+		if err := h.share(ctx, s, hashes); err != nil {
+			return err
+		}
+	}
+	if h.side != nil {
+		h.side.stored.keep(s.ID, run)
+	}
 	// A client that goes away meanwhile doesn't end this: whether the job is
 	// accepted must be known before its blobs may be taken for nobody's.
 	err = h.lead.Submit(context.WithoutCancel(ctx), runner.Submission{
@@ -105,6 +138,9 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 		return err
 	}
 	h.accepted(s.ID)
+	if h.side == nil {
+		return nil
+	}
 	if err := h.side.workers.warm(s.ID, run); err != nil {
 		// The first task will find the same, and fail with it.
 		h.log.Info("workers of a new job are not started yet", "job", s.ID, "err", err)

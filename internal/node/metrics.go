@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/http"
+	"slices"
 
 	"trestle/raftmeta/catalog"
 	"trestle/runner"
@@ -44,9 +45,9 @@ func labelled(n number, name, help, label string, labels []string, values func(s
 	return n
 }
 
-// numbers are all that Prometheus is told of Trestle. They are counted when it
-// asks.
-var numbers = []number{
+// jobNumbers, taskNumbers and commonNumbers are all that Prometheus is told of
+// a JobManager, a TaskManager and either. They are counted when it asks.
+var jobNumbers = []number{
 	labelled(number{kind: prometheus.GaugeValue}, "trestle_jobs", "Jobs that are remembered, by state.", "state", stateNames(),
 		func(s *sample) (out []float64) {
 			for _, st := range jobStates {
@@ -58,6 +59,20 @@ var numbers = []number{
 		func(s *sample) []float64 {
 			return []float64{float64(s.tasks.Waiting), float64(s.tasks.Running), float64(s.tasks.Finished)}
 		}),
+	counter("trestle_journal_appends_total", "Batches of decisions that were written to the log, by whichever JobManager.",
+		func(s *sample) float64 { return float64(s.node.raft.Status().AppliedBatches) }),
+	counter("trestle_journal_records_total", "Records of the log of decisions.",
+		func(s *sample) float64 { return float64(s.node.raft.Status().AppliedRecords) }),
+	gauge("trestle_leader", "1 on the JobManager that leads.",
+		func(s *sample) float64 {
+			if s.node.lead.leading() != nil {
+				return 1
+			}
+			return 0
+		}),
+}
+
+var taskNumbers = []number{
 	labelled(number{kind: prometheus.CounterValue}, "trestle_tasks_ended_total", "Tasks that have ended since the start, by how.", "how", []string{"finished", "failed"},
 		func(s *sample) []float64 {
 			t := s.node.side.TaskManager.Totals()
@@ -85,10 +100,9 @@ var numbers = []number{
 		func(s *sample) float64 { return float64(s.node.side.budget.Used()) }),
 	counter("trestle_spilled_bytes_total", "Bytes of data that were written to disk for want of memory.",
 		func(s *sample) float64 { return float64(s.node.side.budget.SpilledBytes()) }),
-	counter("trestle_journal_appends_total", "Synced writes of the log of decisions.",
-		func(s *sample) float64 { return float64(s.node.journal.appends.Load()) }),
-	counter("trestle_journal_records_total", "Records of the log of decisions.",
-		func(s *sample) float64 { return float64(s.node.journal.records.Load()) }),
+}
+
+var commonNumbers = []number{
 	counter("trestle_messages_lost_total", "Messages of jobs that came faster than they could be written.",
 		func(s *sample) float64 { return float64(s.node.mail.lostInAll.Load()) }),
 }
@@ -102,11 +116,14 @@ func stateNames() []string {
 }
 
 // collector tells the numbers of one node.
-type collector struct{ node *Node }
+type collector struct {
+	node    *Node
+	numbers []number
+}
 
 // Describe names the numbers.
-func (collector) Describe(out chan<- *prometheus.Desc) {
-	for _, n := range numbers {
+func (c collector) Describe(out chan<- *prometheus.Desc) {
+	for _, n := range c.numbers {
 		out <- n.desc
 	}
 }
@@ -114,7 +131,7 @@ func (collector) Describe(out chan<- *prometheus.Desc) {
 // Collect counts.
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	s := &sample{node: c.node, jobs: map[catalog.JobState]int{}}
-	for _, j := range c.node.board.Jobs() {
+	for _, j := range c.node.summaries() {
 		s.jobs[j.State]++
 		if !j.State.Terminal() {
 			s.tasks.Waiting += j.Tasks.Waiting
@@ -122,7 +139,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 			s.tasks.Finished += j.Tasks.Finished
 		}
 	}
-	for _, n := range numbers {
+	for _, n := range c.numbers {
 		for i, v := range n.value(s) {
 			var labels []string
 			if n.labels != nil {
@@ -137,6 +154,21 @@ func (n *Node) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "trestle_build_info", Help: "Always 1."}, []string{"version"})
 	build.WithLabelValues(n.version).Set(1)
-	r.MustRegister(collector{n}, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	numbers := slices.Clone(commonNumbers)
+	if n.is(JobManager) {
+		numbers = append(numbers, jobNumbers...)
+	}
+	if n.is(TaskManager) {
+		numbers = append(numbers, taskNumbers...)
+	}
+	r.MustRegister(collector{n, numbers}, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// summaries are the jobs that this process knows of.
+func (n *Node) summaries() []runner.Summary {
+	if n.board == nil {
+		return nil
+	}
+	return n.board.Jobs()
 }

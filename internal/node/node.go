@@ -16,44 +16,63 @@ import (
 
 	"trestle/harness"
 	"trestle/internal/blobstore"
+	"trestle/internal/cluster"
+	"trestle/internal/replica"
 	"trestle/jobservice"
 	"trestle/jobservice/artifact"
 	"trestle/raftmeta"
 	"trestle/runner"
 	"trestle/runner/joblog"
-	"trestle/runner/schedule"
+	"trestle/runner/remote"
 	"trestle/web"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 )
 
-// taskManagerName is the embedded TaskManager's.
-const taskManagerName = "local"
+// embeddedName is what the processes of an embedded Trestle, which are one, are
+// called in its log.
+const embeddedName = "local"
 
-// A Node is an embedded Trestle. It has its addresses and its data directory
+// A Node is one process of Trestle. It has its addresses and its data directory
 // from New on, and serves while Run runs.
 type Node struct {
 	cfg     Config
 	log     *slog.Logger
 	version string
+	lock    *os.File // of the data directory
 
-	jobListener, webListener net.Listener
+	security *cluster.Security
+	peers    *cluster.Peers // nil where there is nobody else
+	ports    ports
 
-	journal    *journal
+	mail *mailbox
+	web  *web.Server
+	side *taskSide // nil on a JobManager alone
+
+	// Of a JobManager:
+	raft       *raftmeta.Node
+	members    []raftmeta.Member // that found the group
 	board      *runner.Board
 	blobs      blobstore.Store // pipelines, and what runs of them
+	blobDir    *blobstore.Dir  // is blobs, unless an object store is
 	artifacts  *artifact.Store
 	messages   *joblog.Store
-	mail       *mailbox
-	side       *taskSide
-	dispatcher *runner.Dispatcher
 	lead       *lead
 	jobs       *jobs
 	jobService *jobservice.Service
-	web        *web.Server
 	caretaker  *caretaker
-	closing    chan struct{} // closed when requests that wait must end
-	closeOnce  sync.Once
+	sessions   *remote.Server  // of TaskManagers; nil where embedded
+	server     *cluster.Server // of other processes' calls; nil where embedded
+	replicator *replica.Replicator
+
+	// Of a TaskManager alone:
+	client *remote.Client
+	files  *replica.Cache // of what JobManagers have
+
+	led       chan struct{} // closed when this process leads for the first time
+	ledOnce   sync.Once
+	closing   chan struct{} // closed when requests that wait must end
+	closeOnce sync.Once
 }
 
 // New takes the ports and the data directory. Close gives them back; so does
@@ -69,24 +88,22 @@ func New(cfg Config, version string, log *slog.Logger) (n *Node, err error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	cfg.Data = data
-	n = &Node{cfg: cfg, log: log, version: version, closing: make(chan struct{})}
+	n = &Node{cfg: cfg, log: log, version: version, led: make(chan struct{}), closing: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			n.Close()
 			n = nil
 		}
 	}()
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return n, fmt.Errorf("data directory: %w", err)
-	}
-	// The journal first: it is what keeps a second process out of the directory.
-	records, err := raftmeta.Open(n.path("journal"))
-	if err != nil {
+	// Its lock is what keeps a second process out of the directory.
+	if n.lock, err = lockDirectory(cfg.Data); err != nil {
 		return n, err
 	}
-	n.journal = &journal{Log: records, log: log}
 	n.bound()
-	if err := n.listen(); err != nil {
+	if n.security, err = securityOf(cfg); err != nil {
+		return n, err
+	}
+	if err := n.ports.open(cfg, n.security); err != nil {
 		return n, err
 	}
 	// Not before: what can't start leaves alone the file of who has the ports.
@@ -95,13 +112,23 @@ func New(cfg Config, version string, log *slog.Logger) (n *Node, err error) {
 			return n, fmt.Errorf("remove the last run's ready file: %w", err)
 		}
 	}
-	if err := n.openStores(); err != nil {
-		return n, err
+	if cfg.Role != Embedded {
+		n.peers = cluster.NewPeers(n.security, cluster.Options{Log: log})
 	}
 	return n, n.join()
 }
 
+func securityOf(cfg Config) (*cluster.Security, error) {
+	if cfg.TLSCert == "" {
+		return cluster.Insecure(), nil
+	}
+	return cluster.LoadSecurity(cfg.TLSCert, cfg.TLSKey, cfg.TLSCA)
+}
+
 func (n *Node) path(name string) string { return filepath.Join(n.cfg.Data, name) }
+
+// is reports whether the process has a role, perhaps among others.
+func (n *Node) is(r Role) bool { return n.cfg.Role&r != 0 }
 
 // bound keeps the process within --memory: dataShare of it for data that may be
 // spilled, the rest for what can't, and the collector works harder towards the
@@ -112,106 +139,38 @@ func (n *Node) bound() {
 
 func dataShare(memory Size) int64 { return int64(memory) / 2 }
 
-func (n *Node) listen() (err error) {
-	if n.jobListener, err = listenTCP("job-addr", n.cfg.JobAddr); err != nil {
-		return err
-	}
-	n.webListener, err = listenTCP("web-addr", n.cfg.WebAddr)
-	return err
-}
-
-func listenTCP(setting, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("--%s=%s: %w", setting, addr, err)
-	}
-	return l, nil
-}
-
-func (n *Node) openStores() (err error) {
-	if n.blobs, err = blobstore.Open(n.path("blobs")); err != nil {
-		return err
-	}
-	n.artifacts, err = artifact.New(n.path("artifacts"), artifact.Options{MaxFileBytes: int64(n.cfg.MaxArtifactSize)})
-	if err != nil {
-		return err
-	}
-	n.messages, err = joblog.New(n.path("messages"), joblog.Options{MaxBytes: int64(n.cfg.MessageLogSize)})
-	n.mail = newMailbox(n.messages, n.path("told"), n.log)
-	return err
-}
-
 // join makes the rooms and gives each what it needs of the others.
 func (n *Node) join() error {
-	if err := n.joinTaskSide(); err != nil {
-		return err
+	if n.is(JobManager) {
+		if err := n.openStores(); err != nil {
+			return err
+		}
 	}
-	n.board = runner.NewBoard(n.mail)
-	n.journal.board = n.board
-	n.dispatcher = runner.New(runner.Config{
-		Journal:      n.journal,
-		Board:        n.board,
-		TaskManagers: []runner.TaskManager{n.side.TaskManager},
-		Policy: schedule.Policy{
-			TargetBytes: int64(n.cfg.TargetTaskSize),
-			Restart:     serverRestart(n.cfg),
-			HistoryJobs: n.cfg.HistoryJobs,
-		},
-		Log: n.log,
-	})
-	n.lead = &lead{board: n.board, group: alone{}}
-	n.lead.take(n.dispatcher)
-	n.caretaker = newCaretaker(n)
-	n.jobs = &jobs{cfg: n.cfg, lead: n.lead, board: n.board, blobs: n.blobs, side: n.side, log: n.log, accepted: n.caretaker.accepted}
-	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log})
-	n.web = web.New(webJobs{n.jobs}, n.messages, web.Options{
+	if n.is(TaskManager) {
+		if err := n.joinTaskSide(); err != nil {
+			return err
+		}
+	}
+	if n.is(JobManager) {
+		if err := n.joinJobSide(); err != nil {
+			return err
+		}
+	}
+	opts := web.Options{
 		Version: n.version,
 		Metrics: n.metricsHandler(),
-
-		JobEndpoint: n.jobListener.Addr().String(),
 
 		AnyHost:  n.cfg.InsecureListen,
 		Profiles: n.cfg.Profiles,
 		Closing:  n.closing,
 		Log:      n.log,
-	})
-	return nil
-}
-
-func (n *Node) joinTaskSide() (err error) {
-	n.side, err = newTaskSide(taskSideConfig{
-		Name:      taskManagerName,
-		Dir:       n.path("task"),
-		Slots:     n.cfg.Slots,
-		Memory:    dataShare(n.cfg.Memory),
-		Workers:   n.cfg.WorkersPerEnvironment,
-		Processes: processPolicy(n.cfg),
-		Artifacts: stagedFiles{n.artifacts},
-		Messages:  n.workerMessages,
-		Open:      n.blobs.Get,
-		Output: func(job, worker string, line []byte) {
-			n.mail.output(job, worker, n.side.stored.hide(job, string(line)))
-		},
-		Start: n.cfg.WorkerStartTimeout,
-		Log:   n.log,
-	})
-	return err
-}
-
-// workerMessages keeps what workers log, with the author's names for
-// transforms.
-func (n *Node) workerMessages(job string, entries ...joblog.Entry) error {
-	for i := range entries {
-		if entries[i].Transform != "" {
-			entries[i].Transform = n.side.stored.transformName(job, entries[i].Transform)
-		}
-		entries[i].Text = n.side.stored.hide(job, entries[i].Text)
 	}
-	n.mail.logged(job, entries)
-	if err := n.messages.Append(job, entries...); err != nil {
-		n.log.Error("messages are lost", "job", job, "messages", len(entries), "err", err)
-		return err
+	if !n.is(JobManager) {
+		n.web = web.New(nil, nil, opts)
+		return nil
 	}
+	opts.JobEndpoint = n.ports.job.Addr().String()
+	n.web = web.New(webJobs{n.jobs}, n.messages, opts)
 	return nil
 }
 
@@ -243,23 +202,30 @@ func processPolicy(c Config) harness.ProcessPolicy {
 
 // Ready is where the node serves.
 func (n *Node) Ready() Ready {
-	return Ready{Job: n.jobListener.Addr().String(), Web: n.webListener.Addr().String(), PID: os.Getpid()}
+	r := n.ports.ready()
+	r.PID = os.Getpid()
+	return r
 }
 
 // Close gives back what New took. Run does so itself.
 func (n *Node) Close() {
-	for _, l := range []net.Listener{n.jobListener, n.webListener} {
-		if l != nil {
-			l.Close()
-		}
+	n.ports.close()
+	if n.files != nil {
+		n.files.Close()
+	}
+	if n.peers != nil {
+		n.peers.Close()
 	}
 	if n.messages != nil {
 		n.messages.Close()
 	}
-	if n.journal != nil {
-		if err := n.journal.Close(); err != nil {
-			n.log.Error("the journal was not closed cleanly", "err", err)
+	if n.raft != nil {
+		if err := n.raft.Close(); err != nil {
+			n.log.Error("the log of decisions was not closed cleanly", "err", err)
 		}
+	}
+	if n.lock != nil {
+		n.lock.Close() // gives up the lock, too
 	}
 }
 
@@ -281,19 +247,20 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	if n.cfg.ReadyFile != "" {
 		os.Remove(n.cfg.ReadyFile) // nobody is to be sent to a port of ours any more
 	}
-	return errors.Join(err, os.RemoveAll(n.path("task")))
+	return errors.Join(err, n.clearTaskFiles())
 }
 
 // parts are all that runs, in the order of starting: who is used before its
 // users.
 func (n *Node) parts() []part {
-	return []part{
-		{name: "messages", run: n.mail.run},
-		{name: "task manager", run: n.side.Run},
-		{name: "dispatcher", run: n.dispatcher.Run, ready: n.dispatcher.Ready()},
-		{name: "caretaker", run: n.caretaker.run, ready: n.caretaker.ready},
-		{name: "job service", run: n.serveJobs},
-		{name: "prepared jobs", run: n.jobService.Run},
-		{name: "web", run: n.serveWeb},
+	parts := []part{{name: "messages", run: n.mail.run}}
+	if n.side != nil {
+		parts = append(parts, part{name: "task manager", run: n.side.Run})
 	}
+	if n.is(JobManager) {
+		parts = append(parts, n.jobParts()...)
+	} else {
+		parts = append(parts, n.taskParts()...)
+	}
+	return append(parts, part{name: "web", run: n.serveWeb})
 }

@@ -9,10 +9,13 @@ import (
 
 // Ready is what a ready file holds, as JSON.
 type Ready struct {
-	Job  string `json:"job,omitempty"`  // HOST:PORT of the job endpoint
-	Web  string `json:"web,omitempty"`  // HOST:PORT of the web page
-	Pool string `json:"pool,omitempty"` // HOST:PORT of a worker pool
-	PID  int    `json:"pid"`
+	Job     string `json:"job,omitempty"`     // HOST:PORT of the job endpoint
+	JobTLS  string `json:"jobTLS,omitempty"`  // HOST:PORT of the one for clients with certificates
+	Web     string `json:"web,omitempty"`     // HOST:PORT of the web page
+	Cluster string `json:"cluster,omitempty"` // HOST:PORT of a JobManager for other processes
+	Data    string `json:"data,omitempty"`    // HOST:PORT of a TaskManager for other TaskManagers
+	Pool    string `json:"pool,omitempty"`    // HOST:PORT of a worker pool
+	PID     int    `json:"pid"`
 }
 
 // ReadReady reads a ready file.

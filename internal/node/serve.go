@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"time"
 
@@ -31,10 +32,17 @@ func (n *Node) serveJobs(ctx context.Context) error {
 	)
 	server := grpc.NewServer(opts...)
 	n.jobService.Register(server)
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(n.jobListener) }()
+	failed := make(chan error, 2)
+	serving := 0
+	for _, l := range []net.Listener{n.ports.job, n.ports.jobTLS} {
+		if l != nil {
+			serving++
+			go func() { failed <- server.Serve(l) }()
+		}
+	}
 	select {
 	case err := <-failed:
+		server.Stop()
 		return err
 	case <-ctx.Done():
 	}
@@ -42,7 +50,11 @@ func (n *Node) serveJobs(ctx context.Context) error {
 	cut := time.AfterFunc(politely, server.Stop)
 	defer cut.Stop()
 	server.GracefulStop()
-	return <-failed
+	var errs []error
+	for range serving {
+		errs = append(errs, <-failed)
+	}
+	return errors.Join(errs...)
 }
 
 // serveWeb serves the web page until ctx ends.
@@ -54,7 +66,7 @@ func (n *Node) serveWeb(ctx context.Context) error {
 		MaxHeaderBytes:    64 << 10,
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(n.webListener) }()
+	go func() { failed <- server.Serve(n.ports.web) }()
 	select {
 	case err := <-failed:
 		return err

@@ -47,7 +47,7 @@ func (s Setting) Of(c *Config) interface {
 var roles = map[string]Role{
 	"job-addr": JobManager, "job-tls-addr": JobManager, "name": 0, "cluster-addr": JobManager, "data-addr": TaskManager,
 	"advertise": 0, "members": JobManager, "join": JobManager, "jobmanagers": TaskManager,
-	"lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
+	"blob-store": 0, "shuffle-store": TaskManager, "lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
 	"memory": 0,
 	"slots":  TaskManager, "workers-per-environment": TaskManager, "worker-start-timeout": TaskManager,
 	"exchange-mode": JobManager, "restart-strategy": JobManager, "restart-attempts": JobManager,
@@ -57,7 +57,7 @@ var roles = map[string]Role{
 }
 
 // grouped are settings of processes that have others to talk to.
-var grouped = []string{"name", "cluster-addr", "data-addr", "advertise", "members", "join", "jobmanagers", "lease", "reconcile"}
+var grouped = []string{"name", "cluster-addr", "data-addr", "advertise", "members", "join", "jobmanagers", "blob-store", "shuffle-store", "lease", "reconcile"}
 
 // SettingsOf are those that a process of that role has.
 func SettingsOf(role Role) []Setting {
@@ -93,6 +93,10 @@ var Settings = []Setting{
 		func(c *Config) field { return value(&c.Join, "bool", strconv.ParseBool) }},
 	{"jobmanagers", "HOST:PORT,…", "Cluster addresses of JobManagers; one that lives is enough.",
 		func(c *Config) field { return text(&c.JobManagers) }},
+	{"blob-store", "URL", "Object store for pipelines and plans that all processes share (s3://BUCKET?prefix=DIR/, file:///DIR on a shared disk); the same for each. Default: JobManagers keep copies for each other.",
+		func(c *Config) field { return text(&c.BlobStore) }},
+	{"shuffle-store", "URL", "Object store for what tasks have written, so that it outlives their TaskManager; the same for each. Default: each TaskManager's disk.",
+		func(c *Config) field { return text(&c.ShuffleStore) }},
 	{"lease", "DURATION", "Silence after which a TaskManager is taken to be lost.",
 		func(c *Config) field { return value(&c.Lease, "duration", parseDuration) }},
 	{"reconcile", "DURATION", "Time that a new leader gives TaskManagers to report before it takes them to be lost.",

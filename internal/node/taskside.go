@@ -12,13 +12,17 @@ import (
 
 	"trestle/fnapi"
 	"trestle/harness"
+	"trestle/internal/bucket"
+	"trestle/internal/cluster"
 	"trestle/internal/membudget"
 	"trestle/runner/joblog"
 	"trestle/runner/task"
 	"trestle/shuffle"
+	"trestle/shuffle/blob"
 	"trestle/shuffle/driver"
 	"trestle/shuffle/localdisk"
 	"trestle/shuffle/memory"
+	"trestle/shuffle/network"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -36,7 +40,10 @@ type taskSideConfig struct {
 	Open      func(ctx context.Context, hash string) ([]byte, error) // a stored job
 	Output    func(job, worker string, line []byte)                  // of worker processes; must not wait
 	Start     time.Duration                                          // that a worker has to start; 0 for the default
-	Log       *slog.Logger
+	// Peer is the connection to another TaskManager; nil where there is none.
+	Peer  func(ctx context.Context, taskManager string) (*cluster.Conn, error)
+	Store *bucket.Bucket // for blocking partitions; nil keeps them here
+	Log   *slog.Logger
 }
 
 // A taskSide is a TaskManager with all that it works with: the Fn API server,
@@ -48,6 +55,7 @@ type taskSide struct {
 	pool        *harness.Pool
 	server      *fnapi.Server
 	budget      *membudget.Budget
+	network     *network.Server // of what is kept here, for others
 }
 
 // newTaskSide opens listeners and directories. Run closes them.
@@ -55,6 +63,9 @@ func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
 	dirs := map[string]string{}
 	for _, d := range []string{"shuffle", "spill", "workers"} {
 		dirs[d] = filepath.Join(cfg.Dir, d)
+		if d == "shuffle" {
+			continue // what an earlier process has finished is there to be read
+		}
 		if err := os.RemoveAll(dirs[d]); err != nil {
 			return nil, fmt.Errorf("clear what an earlier process left: %w", err)
 		}
@@ -80,23 +91,43 @@ func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
 
 	budget := membudget.New(cfg.Memory)
 	s.budget = budget
-	disk, err := localdisk.New(dirs["shuffle"], localdisk.Config{Budget: budget})
-	if err != nil {
+	if err := s.joinShuffle(cfg, dirs["shuffle"], dirs["spill"]); err != nil {
 		return nil, err
 	}
-	s.TaskManager = task.New(task.Config{
-		Name:  cfg.Name,
-		Slots: cfg.Slots,
-		Shuffle: shuffle.New(budget, map[string]driver.Driver{
-			shuffle.Blocking:  disk,
-			shuffle.Pipelined: memory.New(memory.Config{Budget: budget, Dir: dirs["spill"]}),
-		}),
-		Budget:   budget,
+	return s, nil
+}
+
+// joinShuffle makes the TaskManager with what it reads from and writes to.
+func (s *taskSide) joinShuffle(cfg taskSideConfig, shuffleDir, spillDir string) error {
+	disk, err := localdisk.New(shuffleDir, localdisk.Config{Budget: s.budget})
+	if err != nil {
+		return err
+	}
+	pipes := memory.New(memory.Config{Budget: s.budget, Dir: spillDir})
+	drivers := map[string]driver.Driver{shuffle.Blocking: disk, shuffle.Pipelined: pipes}
+	if cfg.Store != nil {
+		drivers[shuffle.Stored] = blob.New(cfg.Store, blob.Config{Budget: s.budget, Dir: spillDir})
+	}
+	tc := task.Config{
+		Name:     cfg.Name,
+		Slots:    cfg.Slots,
+		Shuffle:  shuffle.New(s.budget, drivers),
+		Budget:   s.budget,
 		Workers:  s.workers,
 		Plans:    s.stored,
-		SpillDir: dirs["spill"],
-	})
-	return s, nil
+		SpillDir: spillDir,
+	}
+	if cfg.Peer != nil {
+		s.network = network.NewServer(network.ServerConfig{
+			Budget:    s.budget,
+			Blocking:  map[string]driver.Driver{shuffle.Blocking: disk},
+			Pipelined: map[string]driver.Driver{shuffle.Pipelined: pipes},
+		})
+		tc.Peer = cfg.Peer
+		tc.Network = network.NewClient(network.ClientConfig{Budget: s.budget, Peer: cfg.Peer})
+	}
+	s.TaskManager = task.New(tc)
+	return nil
 }
 
 // listenFnAPI opens one loopback port for all services and one for the data of

@@ -60,16 +60,24 @@ func (s *RetrievalServer) GetArtifact(req *jobpb.GetArtifactRequest, stream jobp
 
 // OpenArtifact returns the content of a staged artifact.
 func (s *Store) OpenArtifact(a *pipepb.ArtifactInformation) (io.ReadCloser, error) {
+	name, err := NameOf(a)
+	if err != nil {
+		return nil, err
+	}
+	return s.Open(name)
+}
+
+// NameOf is the name under which a staged artifact is kept: its SHA-256.
+func NameOf(a *pipepb.ArtifactInformation) (string, error) {
 	if a.GetTypeUrn() != TypeFile {
-		return nil, errors.New("artifact " + Label(a) + " was not staged")
+		return "", errors.New("artifact " + Label(a) + " was not staged")
 	}
 	var file pipepb.ArtifactFilePayload
 	if err := proto.Unmarshal(a.GetTypePayload(), &file); err != nil {
-		return nil, errors.New("artifact " + Label(a) + ": its payload can't be read")
+		return "", errors.New("artifact " + Label(a) + ": its payload can't be read")
 	}
-	name := file.GetSha256()
-	if name == "" {
-		name = file.GetPath()
+	if file.GetSha256() != "" {
+		return file.GetSha256(), nil
 	}
-	return s.Open(name)
+	return file.GetPath(), nil
 }

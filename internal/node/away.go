@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"trestle/internal/blobstore"
+	"trestle/internal/bucket"
+	"trestle/internal/cluster"
+	"trestle/internal/replica"
+	"trestle/jobservice/artifact"
+	"trestle/runner/joblog"
+	"trestle/runner/remote"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+)
+
+const (
+	// filesMost bounds what a TaskManager keeps of the files that it has fetched.
+	filesMost = 16 << 30
+	// bucketWithin is how long an object store may take to answer at the start.
+	bucketWithin = 30 * time.Second
+)
+
+// joinAway makes a TaskManager whose JobManagers are other processes.
+func (n *Node) joinAway(cfg taskSideConfig) (err error) {
+	jobManagers := strings.Split(n.cfg.JobManagers, ",")
+	if n.files, err = replica.NewCache(n.path("files"), filesMost, n.peers, func() []string { return jobManagers }); err != nil {
+		return err
+	}
+	cfg.Artifacts, cfg.Open = fetchedFiles{n.files}, n.files.Get
+	if n.cfg.BlobStore != "" {
+		b, err := openBucket(n.cfg.BlobStore)
+		if err != nil {
+			return err
+		}
+		cfg.Open = blobstore.In(b).Get
+	}
+	if n.cfg.ShuffleStore != "" {
+		if cfg.Store, err = openBucket(n.cfg.ShuffleStore); err != nil {
+			return err
+		}
+	}
+	cfg.Peer = n.peer
+	lines := remote.NewLines(cfg.Name, 0)
+	n.mail = newMailbox(linesSink{lines}, "", n.log)
+	if n.side, err = newTaskSide(cfg); err != nil {
+		return err
+	}
+	addr, err := advertised(n.cfg, n.ports.data)
+	if err != nil {
+		return err
+	}
+	n.client = remote.NewClient(remote.ClientConfig{
+		Local:       n.side.TaskManager,
+		Connections: n.peers,
+		JobManagers: jobManagers,
+		DataAddr:    addr,
+		Memory:      int64(n.cfg.Memory),
+		Version:     n.version,
+		Lines:       lines,
+		Log:         n.log,
+	})
+	n.server = cluster.NewServer(n.security, cluster.Options{Log: n.log})
+	n.server.Handle(n.side.network.Methods()...)
+	n.server.Handle(n.side.TaskManager.Methods()...)
+	return nil
+}
+
+// peer is the connection to another TaskManager.
+func (n *Node) peer(ctx context.Context, name string) (*cluster.Conn, error) {
+	addr, err := n.client.Lookup(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return n.peers.To(addr), nil
+}
+
+// linesSink is the way to all JobManagers.
+type linesSink struct{ lines *remote.Lines }
+
+func (s linesSink) Append(job string, entries ...joblog.Entry) error {
+	s.lines.Append(job, entries...)
+	return nil
+}
+
+// fetchedFiles are staged files that JobManagers have.
+type fetchedFiles struct{ cache *replica.Cache }
+
+// Open opens a staged file. Its name is its hash, so the job doesn't matter.
+func (f fetchedFiles) Open(ctx context.Context, _ string, a *pipepb.ArtifactInformation) (io.ReadCloser, error) {
+	name, err := artifact.NameOf(a)
+	if err != nil {
+		return nil, err
+	}
+	return f.cache.Open(ctx, replica.Item{Kind: replica.Artifact, Hash: name})
+}
+
+func openBucket(url string) (*bucket.Bucket, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), bucketWithin)
+	defer cancel()
+	return bucket.Open(ctx, url, bucket.Options{})
+}
+
+// work runs a TaskManager for others until ctx ends. Then it takes no new
+// tasks, lets what runs finish, and says goodbye.
+func (n *Node) work(ctx context.Context) error {
+	own, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- n.client.Run(own) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(own, max(n.cfg.StopTimeout-5*time.Second, n.cfg.StopTimeout/2))
+	defer cancel()
+	if err := n.client.Drain(patience); err != nil {
+		n.log.Warn("stopping before all tasks have ended", "err", err)
+	}
+	n.waitForReaders(patience)
+	if err := n.client.Leave(patience); err != nil {
+		n.log.Warn("the JobManager was not told of the end", "err", err)
+	}
+	stop()
+	return <-ended
+}
+
+// waitForReaders serves what this TaskManager holds until nobody has to read it
+// any more.
+func (n *Node) waitForReaders(ctx context.Context) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		has, err := n.side.TaskManager.Inventory(ctx)
+		if err != nil || len(has.Held) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			n.log.Warn("stopping before all that is kept here was read; what is needed is made again")
+			return
+		}
+	}
+}
