@@ -51,7 +51,8 @@ func (e finished) decide(c *call) {
 		return
 	}
 	if ran != nil {
-		r.TaskManager, r.Slot = ran.manager.name, ran.slot
+		r.TaskManager, r.Slot = ran.manager.name, max(ran.slot, 0)
+		ran.manager.success()
 	}
 	c.propose(&r)
 	if st := j.StageAt(r.Task.Stage); j.Stages[st].Complete() && !j.State.Terminal() {
@@ -205,6 +206,9 @@ func (e failed) decide(c *call) {
 	}
 	if task(j, e.f.Task).Done != nil {
 		return
+	}
+	if ran != nil {
+		c.trouble(ran.manager, e.job, e.f)
 	}
 	if c.follows(j, e) {
 		c.seen.job(j).unexplained = append(c.seen.job(j).unexplained, e)

@@ -28,6 +28,10 @@ type manager struct {
 	free     int        // slots that hold nothing
 	ended    []*running // have left their slots, but their ends are yet to be told
 	draining bool       // nothing new is started on it
+
+	troubles  []trouble // of late, the oldest first; see shun.go
+	shunned   catalog.Instant
+	shunnings int
 }
 
 // A slot holds the tasks of one column, until the last has ended.
@@ -191,16 +195,6 @@ func (s *Seen) totalSlots() int {
 	for _, m := range s.managers {
 		if !m.draining {
 			n += len(m.slots)
-		}
-	}
-	return n
-}
-
-func (s *Seen) freeSlots() int {
-	n := 0
-	for _, m := range s.managers {
-		if !m.draining {
-			n += m.free
 		}
 	}
 	return n

@@ -20,20 +20,26 @@ func (c *call) startReady() {
 			queue = append(queue, w)
 		}
 	}
-	for len(queue) > 0 && c.seen.freeSlots() > 0 {
+	one, free := c.open(1), 0
+	for len(queue) > 0 {
+		if free = freeSlots(one); free == 0 {
+			break
+		}
 		best := turn(queue)
 		w := queue[best]
 		u := w.unit
-		need := 1
+		need, at := 1, one
 		if u.column < 0 {
 			need = width(w.j, u.region)
+			at = c.open(need)
+			free = freeSlots(at)
 		}
-		if need > c.seen.freeSlots() {
+		if need > free {
 			// Slots are kept for it until there are enough: else a region that
 			// needs many would wait for ever behind those that need one.
-			return
+			break
 		}
-		c.launch(w, u)
+		c.launch(w, u, at)
 		w.js.passed = 0
 		for _, other := range queue {
 			if other != w {
@@ -43,6 +49,9 @@ func (c *call) startReady() {
 		if !w.next(c) {
 			queue = append(queue[:best], queue[best+1:]...)
 		}
+	}
+	if len(queue) > 0 {
+		c.wakeForShunned()
 	}
 }
 
@@ -185,17 +194,17 @@ func (w *waiting) stopping(c *call, u unit) bool {
 	return false
 }
 
-// launch starts a unit: a column in one slot, or every column of a region in a
+// launch starts a unit on some of the TaskManagers: a column in one slot, or every column of a region in a
 // slot of its own. All have their places before the first is told where the
 // others are.
-func (c *call) launch(w *waiting, u unit) {
+func (c *call) launch(w *waiting, u unit, on []*manager) {
 	first, n := u.column, 1
 	if u.column < 0 {
 		first, n = 0, width(w.j, u.region)
 	}
 	starts := make([]Start, n)
 	for i := range starts {
-		starts[i] = c.place(w, u.region, first+i)
+		starts[i] = c.place(w, u.region, first+i, on)
 	}
 	for i := range starts {
 		for k, t := range starts[i].Tasks {
@@ -206,8 +215,8 @@ func (c *call) launch(w *waiting, u unit) {
 }
 
 // place gives a column its slot. Of its tasks it tells the ids.
-func (c *call) place(w *waiting, region, col int) Start {
-	m, at := c.seen.pick()
+func (c *call) place(w *waiting, region, col int, on []*manager) Start {
+	m, at := pick(on)
 	if _, told := c.state.TaskManager(m.name); !told {
 		c.propose(&catalog.TaskManagerJoined{Name: m.name, At: c.now, Slots: len(m.slots)})
 	}
@@ -227,22 +236,6 @@ func (c *call) place(w *waiting, region, col int) Start {
 		}
 	}
 	return start
-}
-
-// pick returns a free slot of the TaskManager that has most of them.
-func (s *Seen) pick() (*manager, int) {
-	var best *manager
-	for _, m := range s.managers {
-		if !m.draining && (best == nil || m.free > best.free) {
-			best = m
-		}
-	}
-	for i := range best.slots {
-		if best.slots[i].job == nil {
-			return best, i
-		}
-	}
-	panic("invariant broken: a TaskManager counts a free slot that it doesn't have")
 }
 
 // spec is what a task on that TaskManager is told.
