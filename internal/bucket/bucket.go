@@ -28,7 +28,7 @@ import (
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/fileblob" // file://
 	_ "gocloud.dev/blob/memblob"  // mem://
-	_ "gocloud.dev/blob/s3blob"   // s3://
+	"gocloud.dev/blob/s3blob"
 	"gocloud.dev/gcerrors"
 )
 
@@ -86,15 +86,20 @@ func Open(ctx context.Context, bucketURL string, opts Options) (*Bucket, error) 
 	if u.User != nil {
 		return nil, fmt.Errorf("object store %s: credentials must not be in the URL", u.Redacted())
 	}
-	u.RawQuery = withDefaults(u).Encode()
-	blobs, err := blob.OpenBucket(ctx, u.String())
-	if err != nil {
-		return nil, fmt.Errorf("object store: %w", err)
-	}
 	opts.Tries = cmp.Or(opts.Tries, 8)
 	opts.Pause = cmp.Or(opts.Pause, 100*time.Millisecond)
 	opts.MostPause = cmp.Or(opts.MostPause, 5*time.Second)
 	opts.Idle = cmp.Or(opts.Idle, 20*time.Second)
+	u.RawQuery = withDefaults(u).Encode()
+	var blobs *blob.Bucket
+	if u.Scheme == s3blob.Scheme {
+		blobs, err = openS3(ctx, u, opts)
+	} else {
+		blobs, err = blob.OpenBucket(ctx, u.String())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("object store: %w", err)
+	}
 	return &Bucket{blobs: blobs, opts: opts}, nil
 }
 
@@ -163,6 +168,11 @@ func (b *Bucket) once(ctx context.Context, idle time.Duration, do func(ctx conte
 func (b *Bucket) judge(ctx context.Context, what string, try int, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	// A connection that broke off before the answer is an io.EOF to the HTTP
+	// client. To a reader of ours it would be the end of the content.
+	if errors.Is(err, io.EOF) {
+		err = errors.New(err.Error())
 	}
 	// A store that isn't there is no answer about an object.
 	var refused interface{ ErrorCode() string }

@@ -137,6 +137,8 @@ func TestErrors(t *testing.T) {
 		s.Misbehave(func(*http.Request) buckettest.Fault { return f })
 		if _, err := get(b, "x", 0, -1); !errors.As(err, &unreachable) && f.CutAfter == 0 {
 			t.Errorf("read with %+v: %v", f, err)
+		} else if errors.Is(err, io.EOF) {
+			t.Errorf("read with %+v looks like the end: %v", f, err)
 		}
 		if f.CutAfter != 0 {
 			continue

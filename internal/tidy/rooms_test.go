@@ -61,6 +61,7 @@ const beamProtos = "github.com/apache/beam/sdks/v2/go/pkg/beam/model"
 // can take its place. Everyone may use gRPC, protobuf, Beam's protos, and what
 // is nearly the standard library.
 var owners = map[string]string{
+	"github.com/aws/aws-sdk-go-v2":        "internal/bucket",
 	"github.com/cespare/xxhash/v2":        "runner/group",
 	"github.com/hashicorp":                "raftmeta",
 	"github.com/klauspost/compress":       "internal/pack",

@@ -236,10 +236,10 @@ func TestUnreachable(t *testing.T) {
 	_, p := publish(t, d, other)
 	for _, f := range []buckettest.Fault{{Refuse: 500}, {Refuse: 403}, {Swallow: true}, {Hang: true}} {
 		s.Misbehave(func(*http.Request) buckettest.Fault { return f })
-		_, err := read(d, 0, 1, theID)
+		got, err := read(d, 0, 1, theID)
 		var pe *driver.PartitionError
 		if err == nil || errors.As(err, &pe) {
-			t.Errorf("read with %+v: %v", f, err)
+			t.Errorf("read with %+v: %d bytes, %v; %v", f, len(got), err, s.Requests())
 		}
 	}
 	s.Misbehave(func(*http.Request) buckettest.Fault { return buckettest.Fault{Refuse: 500} })
