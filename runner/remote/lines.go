@@ -177,10 +177,12 @@ func (l *Lines) stream(ctx context.Context, to *cluster.Conn) bool {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer s.Close()
+	defer s.Close() // ends a Send
+	defer cancel()
+	seq := m.Have
 	wg.Go(func() {
-		defer cancel()
-		for seq := m.Have; ; {
+		defer s.Close() // ends a Recv
+		for {
 			n, b, err := l.after(ctx, seq)
 			if err != nil || s.Send(&linesUp{Seq: n, Job: b.job, Entries: b.entries}) != nil {
 				return

@@ -49,7 +49,6 @@ func TestLines(t *testing.T) {
 	for which, c := range got {
 		wires[which].open(true)
 		for i := range n {
-			if len(c) == 0 { t.Log(time.Now().Format("05.000"), which, i) }
 			l := receive(t, c)
 			if l.text != fmt.Sprint(i) || l.job != fmt.Sprint("j", i%3) || !strings.HasPrefix(l.source, "tm1/") || l.seq != uint64(i+1) {
 				t.Fatalf("JobManager %d: line %d is %+v", which, i, l)
