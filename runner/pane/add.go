@@ -65,13 +65,21 @@ func (s *Strategy) Add(k *Key, now Now, elems []Element, merges []window.Merge, 
 			a.add(i, elems[i].Timestamp, w)
 		}
 	}
-	// A result that no element fell into may have become ready by merging.
 	for i := range merges {
-		if at, ok := k.find(merges[i].Into); ok && !k.live[at].closed {
-			a.fireIfReady(at)
+		at, ok := k.find(merges[i].Into)
+		if ok && !k.live[at].closed && !a.fell(elems, merges[i].Into) {
+			a.fireIfReady(at) // it may have become ready by merging alone
 		}
 	}
 	return a.ops, nil
+}
+
+// fell reports whether one of the elements fell into a window that others have
+// become. By the rule of sessions, one always did.
+func (a *adding) fell(elems []Element, into window.Window) bool {
+	return slices.ContainsFunc(elems, func(e Element) bool {
+		return slices.ContainsFunc(e.Windows, func(w window.Window) bool { return a.into[w] == into })
+	})
 }
 
 // An adding is a decision about elements.
@@ -109,20 +117,18 @@ func (a *adding) add(elem int, ts element.Timestamp, w window.Window) {
 }
 
 // holdFor lets an element have its say about the timestamp of the pane. One
-// that comes behind the output watermark, or after the window's end, has none:
-// then the pane is late, and it must not be too late for those downstream.
+// that comes behind the output watermark, or after the window's end, has none.
 func (d *decision) holdFor(l *live, ts element.Timestamp) {
 	if d.s.Combiner == EndOfWindow {
 		ts = l.window.MaxTimestamp()
 	}
-	switch {
-	case ts < d.now.Output || l.ended:
-		l.last = true
-	case l.held:
-		l.hold = d.s.combine(l.hold, ts)
-	default:
-		l.held, l.hold = true, ts
+	if ts < d.now.Output || l.ended {
+		return
 	}
+	if l.held {
+		ts = d.s.combine(l.hold, ts)
+	}
+	l.held, l.hold = true, ts
 }
 
 // merge makes one window of several. Windows that the key doesn't know have
@@ -165,7 +171,6 @@ func (a *adding) mergeLive(into window.Window, from []live) live {
 		states[i] = l.trigger
 		result.buffered = result.buffered || l.buffered
 		result.pending += l.pending
-		result.last = result.last || l.last
 		if l.held {
 			a.mergeHold(&result, l.hold)
 		}

@@ -16,7 +16,6 @@ const (
 	flagBuffered
 	flagEnded
 	flagHeld
-	flagLast
 	flagCode  // the window has an encoding of its own
 	flagTimed // the trigger waits for a time
 	flagsEnd
@@ -36,7 +35,7 @@ func (s *Strategy) Append(dst []byte, k *Key) []byte {
 func (s *Strategy) appendLive(dst []byte, l *live) []byte {
 	timed := l.processing != element.MaxTimestamp || l.synchronized != element.MaxTimestamp
 	dst = append(dst, flagIf(l.closed, flagClosed)|flagIf(l.buffered, flagBuffered)|flagIf(l.ended, flagEnded)|
-		flagIf(l.held, flagHeld)|flagIf(l.last, flagLast)|flagIf(l.window.Code != "", flagCode)|
+		flagIf(l.held, flagHeld)|flagIf(l.window.Code != "", flagCode)|
 		flagIf(timed && !l.closed, flagTimed))
 	dst = binary.AppendVarint(dst, int64(l.window.End))
 	if l.window.Code != "" {
@@ -90,7 +89,7 @@ func (s *Strategy) decodeLive(b []byte) (live, []byte, error) {
 	flags := r.byte()
 	has := func(flag byte) bool { return flags&flag != 0 }
 	l := live{
-		closed: has(flagClosed), buffered: has(flagBuffered), ended: has(flagEnded), held: has(flagHeld), last: has(flagLast),
+		closed: has(flagClosed), buffered: has(flagBuffered), ended: has(flagEnded), held: has(flagHeld),
 		processing: element.MaxTimestamp, synchronized: element.MaxTimestamp,
 	}
 	end := r.time()

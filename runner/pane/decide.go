@@ -93,9 +93,7 @@ func (d *decision) emit(l *live, last bool) {
 	if l.held {
 		ts = min(ts, l.hold)
 	}
-	// What was held is out. A last pane that comes in any case must not come
-	// too late for those downstream.
-	l.held, l.last = false, !last && d.s.FinalAlways
+	l.held, l.hold = false, 0 // it is out
 
 	if l.pending > 0 || p.Timing == element.OnTime && d.s.OnTimeAlways || last && d.s.FinalAlways {
 		d.ops = append(d.ops, Op{Kind: Emit, Window: l.window, Timestamp: ts, Pane: p})

@@ -31,9 +31,6 @@ type live struct {
 	// too late to have a say.
 	held bool
 	hold element.Timestamp
-	// last holds the output watermark at the window's expiry: what comes in
-	// the next pane is late, but must not be too late for those downstream.
-	last bool
 
 	// The times for which the trigger waits; +inf for none.
 	processing, synchronized element.Timestamp
@@ -82,15 +79,15 @@ func (s *Strategy) event(l *live) element.Timestamp {
 }
 
 // Hold is what the output watermark must not pass; +inf if it may be anything.
+// That panes of windows that have ended or expired come before the output
+// watermark says so needs no hold: it must not pass an input watermark of which
+// the keys that wait for it weren't told.
 func (s *Strategy) Hold(k *Key) element.Timestamp {
 	hold := element.MaxTimestamp
 	for i := range k.live {
 		l := &k.live[i]
 		if l.held {
 			hold = min(hold, l.hold)
-		}
-		if l.last {
-			hold = min(hold, l.window.Expiry(s.LatenessMillis))
 		}
 	}
 	return hold

@@ -171,12 +171,11 @@ func (t *Tree) fire(s *State, i int, now Now) {
 	case orFinally:
 		main, until := nd.subs[0], nd.subs[1]
 		if t.ready(s, until, now) {
-			t.fire(s, until, now)
-		} else {
-			// The until trigger forgets nothing: it counts across panes.
-			t.fire(s, main, now)
+			t.finish(s, i)
+			return
 		}
-		if s.isDone(main) || s.isDone(until) {
+		// The until trigger forgets nothing: it counts across panes.
+		if t.fire(s, main, now); s.isDone(main) {
 			t.finish(s, i)
 		}
 	case repeat:
