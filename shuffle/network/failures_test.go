@@ -89,21 +89,21 @@ func TestCutConnections(t *testing.T) {
 			for i := range 3 {
 				want = append(want, fill(t, r, r.disk, id(i), 30, 40_000, disk)...)
 			}
-			r.proxy.cutAt = 300_000
+			r.proxy.set(func() { r.proxy.cutAt = 300_000 })
 			rd := r.client.Open("tm-1", blocking, []driver.PartitionID{id(0), id(1), id(2)}, 0, 2)
 			defer rd.Close()
 			got, err := readAll(rd)
 			if err != nil || !bytes.Equal(got, want) {
 				t.Fatalf("got %d bytes of %d, %v", len(got), len(want), err)
 			}
-			if r.proxy.cuts < 5 {
-				t.Errorf("only %d cuts", r.proxy.cuts)
+			if n := r.proxy.cutSoFar(); n < 5 {
+				t.Errorf("only %d cuts", n)
 			}
 		})
 	}
 	t.Run("pipelined", func(t *testing.T) {
 		r := newRig(t, rigConfig{cutting: true})
-		r.proxy.cutAt = 300_000
+		r.proxy.set(func() { r.proxy.cutAt = 300_000 })
 		rd := r.client.OpenOnce("tm-1", pipelined, []driver.PartitionID{id(0)}, 0, 2)
 		defer rd.Close()
 		want := make(chan []byte, 1)
@@ -113,8 +113,8 @@ func TestCutConnections(t *testing.T) {
 		if w := <-want; err != nil || !slices.Equal(inBlocks(got, 40_000), inBlocks(w, 40_000)) {
 			t.Fatalf("got %d bytes of %d, %v", len(got), len(w), err)
 		}
-		if r.proxy.cuts < 5 {
-			t.Errorf("only %d cuts", r.proxy.cuts)
+		if n := r.proxy.cutSoFar(); n < 5 {
+			t.Errorf("only %d cuts", n)
 		}
 	})
 }
@@ -135,7 +135,7 @@ func TestLongBlock(t *testing.T) {
 		for _, disk := range []bool{false, true} {
 			r := newRig(t, rigConfig{cutting: true})
 			if cut {
-				r.proxy.cutAt = 5 << 20
+				r.proxy.set(func() { r.proxy.cutAt = 5 << 20 })
 			}
 			want := fill(t, r, r.disk, id(0), 5, 3<<20+1, disk)
 			rd := r.client.Open("tm-1", blocking, []driver.PartitionID{id(0)}, 0, 2)
@@ -256,9 +256,7 @@ func TestFlippedBits(t *testing.T) {
 		r := newRig(t, rigConfig{cutting: true})
 		want := fill(t, r, r.disk, id(0), 40, 40_000, true)
 		for at := int64(1000); at < 1_000_000; at += 77_777 {
-			r.proxy.mu.Lock()
-			r.proxy.flip = at
-			r.proxy.mu.Unlock()
+			r.proxy.set(func() { r.proxy.flip = at })
 			r.proxy.cut() // the next connection has it
 			rd := r.client.Open("tm-1", blocking, []driver.PartitionID{id(0)}, 0, 2)
 			got, err := readAll(rd)

@@ -125,3 +125,16 @@ func (p *proxy) refuse(on bool) {
 	p.refuses = on
 	p.mu.Unlock()
 }
+
+// set changes what happens to connections from now on.
+func (p *proxy) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+}
+
+func (p *proxy) cutSoFar() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cuts
+}

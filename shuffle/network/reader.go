@@ -42,7 +42,7 @@ type Reader struct {
 	// Where the reading is; for run alone.
 	part    int // in ids, of the last block
 	skip    int // blocks of it that have come
-	opened  bool
+	opened  bool // over the last connection
 	garbled int
 
 	mu     sync.Mutex
@@ -203,6 +203,7 @@ func (r *Reader) run(ctx context.Context) {
 	pause := firstPause
 	for {
 		before, began := r.got.Blocks, time.Now() // Blocks is written here only
+		r.opened = false
 		err := r.connect(ctx)
 		if ctx.Err() != nil || r.isClosed() {
 			return
@@ -212,14 +213,13 @@ func (r *Reader) run(ctx context.Context) {
 			r.finish(err, final)
 			return
 		}
-		if r.got.Blocks > before {
-			since, pause = time.Time{}, firstPause
+		// A connection that stood for long was good, even if there was nothing to
+		// send.
+		if r.got.Blocks > before || r.opened && time.Since(began) > r.c.cfg.Retry {
+			since, pause = time.Now(), firstPause
 		}
 		if since.IsZero() {
 			since = began
-			if r.got.Blocks > before {
-				since = time.Now()
-			}
 		}
 		if time.Since(since) > r.c.cfg.Retry {
 			r.giveUp(err)

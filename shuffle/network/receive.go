@@ -45,8 +45,8 @@ func (in *receiver) all() error {
 		}
 		switch kindOf(f) {
 		case kindOpened:
-			r.mu.Lock()
 			r.opened = true
+			r.mu.Lock()
 			r.isReady()
 			r.mu.Unlock()
 		case kindBlock:
