@@ -16,7 +16,7 @@ RUNS    ?= 1
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill full clean
+.PHONY: build demo java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-failover full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -63,7 +63,10 @@ bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Fli
 bench-spill: build ## grouping far more data than memory; fails if the memory grows beyond its budget
 	$(GO) run ./bench -cache=$(CACHE) -spill
 
-full: check itest-go itest-python itest-java itest-behaviour bench-spill ## everything that must hold before a release
+bench-failover: build ## what dying leaders and TaskManagers cost a job; about ten minutes
+	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS) -failover
+
+full: check itest-go itest-python itest-java itest-behaviour itest-failover bench-spill ## everything that must hold before a release
 
 clean: ## what was built, and the cache
 	rm -rf bin $(CACHE)

@@ -18,6 +18,8 @@
 //
 // With -spill it does something else: it groups far more data than the runner
 // may hold, and fails if a result is wrong or memory grows beyond its budget.
+// With -failover it starts many processes, each on a host of its own, and
+// measures what it costs a job that some of them die.
 package main
 
 import (
@@ -52,9 +54,12 @@ func run(ctx context.Context, o *options) error {
 	began := time.Now()
 	var tables []table
 	var failed error
-	if o.spill {
+	switch {
+	case o.spill:
 		tables, failed = spill(ctx, w, o)
-	} else {
+	case o.failover:
+		tables, failed = failover(ctx, w, o)
+	default:
 		tables, failed = compare(ctx, w, o)
 	}
 	if ctx.Err() != nil {

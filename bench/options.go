@@ -25,6 +25,7 @@ type options struct {
 	cache   string
 	doc     string // file to write the tables to; "" is none
 
+	failover    bool
 	spill       bool
 	spillBytes  int64
 	hotBytes    int64
@@ -54,6 +55,7 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	f.StringVar(&o.trestle, "trestle", "bin/trestle", "the trestle program")
 	f.StringVar(&o.cache, "cache", ".cache", "where peers, clients and texts are kept")
 	f.StringVar(&o.doc, "doc", defaultDoc, "file to write the tables to; empty: none")
+	f.BoolVar(&o.failover, "failover", false, "what dying processes cost, in place of the comparison")
 	f.BoolVar(&o.spill, "spill", false, "group more than memory holds, in place of the comparison")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -113,8 +115,11 @@ func (o *options) finish(f *flag.FlagSet) (err error) {
 
 // section is the part of the document that this run writes.
 func (o *options) section() string {
-	if o.spill {
+	switch {
+	case o.spill:
 		return "spill"
+	case o.failover:
+		return "failover"
 	}
 	return "peers"
 }

@@ -216,24 +216,32 @@ func (r *rig) replace(n *fleet.Node) error {
 	return n.Ready(ctx)
 }
 
-// mustAgree waits until all JobManagers have the same state, by its hash.
+// mustAgree lets each JobManager lead in turn, and compares what they hold the
+// state to be: it is the hash of all that was ever decided.
 func (r *rig) mustAgree(t *testing.T) {
 	t.Helper()
-	var seen map[string]string
-	err := fleet.Await(t.Context(), 15*time.Second, "all JobManagers have the same state", func() bool {
-		seen = map[string]string{}
-		hashes := map[string]bool{}
+	seen := map[string]string{}
+	err := fleet.Await(t.Context(), 30*time.Second, "all JobManagers have the same state", func() bool {
 		for _, n := range r.Of(fleet.JobManager) {
-			s, err := n.Standing(t.Context())
-			if err != nil {
+			leader, _ := r.leader()
+			if leader != n && leader.Transfer(t.Context(), n) != nil {
 				return false
 			}
-			at := fmt.Sprintf("%d %s", s.Applied, s.Hash)
-			seen[n.Name], hashes[at] = at, true
+			s, err := r.Status(t.Context(), n)
+			if err != nil || s.Leader() != n.Name {
+				return false
+			}
+			seen[n.Name] = s.State
 		}
-		return len(hashes) == 1
+		return true
 	})
 	if err != nil {
-		t.Errorf("%v: %v", err, seen)
+		t.Error(err)
+	}
+	first := r.Of(fleet.JobManager)[0]
+	for name, state := range seen {
+		if state != seen[first.Name] {
+			t.Errorf("%s holds the state %s, %s %s", name, state, first.Name, seen[first.Name])
+		}
 	}
 }

@@ -72,7 +72,7 @@ func cuts() []cut {
 // held to have lost what he has.
 func TestFailoverPartition(t *testing.T) {
 	cfg := standard
-	cfg.JobManagerArgs = []string{"--taskmanager-timeout=" + lease.String()}
+	cfg.JobManagerArgs = []string{"--lease=" + lease.String()}
 	r := startRig(t, cfg)
 	for _, c := range cuts() {
 		t.Run(c.name, func(t *testing.T) {
@@ -130,7 +130,7 @@ func (r *rig) partition(t *testing.T, c cut, length time.Duration) {
 // knowing that they were away.
 func TestFailoverPause(t *testing.T) {
 	cfg := standard
-	cfg.JobManagerArgs = []string{"--taskmanager-timeout=" + lease.String()}
+	cfg.JobManagerArgs = []string{"--lease=" + lease.String()}
 	r := startRig(t, cfg)
 	lengths := []time.Duration{time.Second, 6 * time.Second, 15 * time.Second, 30 * time.Second}[:fullOrQuick(4, 2)]
 	for _, who := range []string{"leader", "follower", "taskmanager"} {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,4 +203,27 @@ func (n *Node) get(ctx context.Context, path string) ([]byte, error) {
 		err = fmt.Errorf("%s%s: %s: %.200s", n.Name, path, resp.Status, text)
 	}
 	return text, err
+}
+
+// Counters are the node's Prometheus metrics, summed over their labels.
+func (n *Node) Counters(ctx context.Context) (map[string]float64, error) {
+	text, err := n.get(ctx, "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		name, _, _ := strings.Cut(words[0], "{")
+		if value, err := strconv.ParseFloat(words[len(words)-1], 64); err == nil {
+			out[name] += value
+		}
+	}
+	return out, nil
 }

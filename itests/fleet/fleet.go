@@ -82,7 +82,7 @@ func New(cfg Config) (*Fleet, error) {
 	if f.Net, err = netns.New(names...); err != nil {
 		return nil, err
 	}
-	args := []string{"certs", "--dir=" + f.certs()}
+	args := []string{"certs", "--dir=" + f.certs(), admin}
 	for _, n := range f.Nodes {
 		n.host = f.Net.Host(n.Name)
 		args = append(args, n.Name+"="+n.host.Addr)
@@ -92,6 +92,9 @@ func New(cfg Config) (*Fleet, error) {
 	}
 	return f, nil
 }
+
+// admin is whoever looks after the fleet from outside.
+const admin = "admin"
 
 // certs is where the processes' certificates are.
 func (f *Fleet) certs() string { return filepath.Join(f.cfg.Dir, "certs") }
@@ -167,7 +170,7 @@ func (f *Fleet) members() string {
 	var out []string
 	for _, n := range f.Nodes {
 		if n.Kind == JobManager && !n.spare {
-			out = append(out, n.Name+"="+n.RaftAddr())
+			out = append(out, n.Name+"="+n.ClusterAddr())
 		}
 	}
 	return strings.Join(out, ",")
@@ -202,11 +205,13 @@ func (f *Fleet) all(n *Node) []string {
 }
 
 // identity is the certificate that the node shows others.
-func (n *Node) identity() []string {
-	dir := n.fleet.certs()
+func (n *Node) identity() []string { return n.fleet.identity(n.Name) }
+
+func (f *Fleet) identity(name string) []string {
+	dir := f.certs()
 	return []string{
-		"--tls-cert=" + filepath.Join(dir, n.Name+".crt"),
-		"--tls-key=" + filepath.Join(dir, n.Name+".key"),
+		"--tls-cert=" + filepath.Join(dir, name+".crt"),
+		"--tls-key=" + filepath.Join(dir, name+".key"),
 		"--tls-ca=" + filepath.Join(dir, "ca.crt"),
 	}
 }

@@ -2,46 +2,84 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
 
-// A Standing is who leads, as one JobManager sees it.
+// A Standing is what the leader says of its group.
 type Standing struct {
-	Leader  string // "" when it knows of none
 	Term    uint64
-	Applied uint64 // how far its state has come
-	Hash    string // of that state
+	Applied uint64 // place in the log
+	State   string // hash of what the log folds to there
+	Members []struct {
+		Name   string
+		Leader bool
+	}
+	TaskManagers []string
 }
 
-// Standing asks a JobManager who leads.
-func (n *Node) Standing(ctx context.Context) (Standing, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// Leader is the name of the one that leads; "" if none does.
+func (s *Standing) Leader() string {
+	for _, m := range s.Members {
+		if m.Leader {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+// admin runs trestle cluster beside the fleet, and asks these nodes.
+func (f *Fleet) admin(ctx context.Context, ask []*Node, args ...string) ([]byte, error) {
+	var addrs []string
+	for _, n := range ask {
+		addrs = append(addrs, n.ClusterAddr())
+	}
+	args = append(append([]string{"cluster"}, args...), "--jobmanagers="+strings.Join(addrs, ","))
+	cmd := exec.CommandContext(ctx, f.cfg.Trestle, append(args, f.identity(admin)...)...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("trestle %s: %w: %s", strings.Join(args, " "), errors.Join(ctx.Err(), err), stderr.String())
+	}
+	return out, nil
+}
+
+// Status asks the leader that these nodes know of.
+func (f *Fleet) Status(ctx context.Context, ask ...*Node) (*Standing, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	out, err := f.admin(ctx, ask, "status", "--json")
+	if err != nil {
+		return nil, err
+	}
 	var s Standing
-	return s, n.Get(ctx, "/api/v1/cluster", &s)
+	return &s, json.Unmarshal(out, &s)
 }
 
-// AwaitLeader waits until one of the nodes names a leader among them, of a
-// later term, who himself says so.
+// AwaitLeader waits until one of the nodes leads, in a term later than after.
 func (f *Fleet) AwaitLeader(ctx context.Context, limit time.Duration, after uint64, among []*Node) (*Node, uint64, error) {
 	var leader *Node
 	var term uint64
 	var last error
 	err := Await(ctx, limit, "a leader", func() bool {
-		for _, n := range among {
-			s, err := n.Standing(ctx)
-			if err != nil {
-				last = err
-				continue
-			}
-			if s.Term > after && s.Leader == n.Name {
-				leader, term = n, s.Term
-				return true
-			}
+		s, err := f.Status(ctx, among...)
+		if err != nil {
+			last = err
+			return false
 		}
-		return false
+		i := slices.IndexFunc(among, func(n *Node) bool { return n.Name == s.Leader() })
+		if i < 0 || s.Term <= after {
+			last = fmt.Errorf("%q leads in term %d", s.Leader(), s.Term)
+			return false
+		}
+		leader, term = among[i], s.Term
+		return true
 	})
 	if err != nil && last != nil {
 		err = fmt.Errorf("%w (%w)", err, last)
@@ -49,34 +87,27 @@ func (f *Fleet) AwaitLeader(ctx context.Context, limit time.Duration, after uint
 	return leader, term, err
 }
 
-// Cluster runs trestle cluster on the node's host.
-func (n *Node) Cluster(ctx context.Context, args ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	cmd := n.host.CommandContext(ctx, n.fleet.cfg.Trestle, append(append([]string{"cluster"}, args...), n.clusterFlags()...)...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("trestle cluster %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
-}
+// adminTime bounds a change of the group.
+const adminTime = 30 * time.Second
 
-// clusterFlags say where and as whom trestle cluster asks.
-func (n *Node) clusterFlags() []string {
-	return append([]string{"--cluster-addr=" + n.ClusterAddr()}, n.identity()...)
-}
-
-// AddMember makes a JobManager one of the group.
+// AddMember makes a JobManager one of the group. This node may be any of it.
 func (n *Node) AddMember(ctx context.Context, m *Node) error {
-	return n.Cluster(ctx, "add", m.Name+"="+m.RaftAddr())
+	return n.change(ctx, "add", m.Name, m.ClusterAddr())
 }
 
 // RemoveMember takes a JobManager out of the group.
 func (n *Node) RemoveMember(ctx context.Context, m *Node) error {
-	return n.Cluster(ctx, "remove", m.Name)
+	return n.change(ctx, "remove", m.Name)
 }
 
-// Transfer has this node, which leads, hand over.
+// Transfer makes another JobManager the leader.
 func (n *Node) Transfer(ctx context.Context, to *Node) error {
-	return n.Cluster(ctx, "transfer", to.Name)
+	return n.change(ctx, "transfer", to.Name)
+}
+
+func (n *Node) change(ctx context.Context, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	_, err := n.fleet.admin(ctx, []*Node{n}, args...)
+	return err
 }

@@ -61,10 +61,9 @@ const (
 	WebAddr = "127.0.0.1:8081"
 )
 
-// ClusterAddr, RaftAddr and DataAddr are for other Trestles.
-func (n *Node) ClusterAddr() string { return net.JoinHostPort(n.host.Addr, "7070") }
-func (n *Node) RaftAddr() string    { return net.JoinHostPort(n.host.Addr, "7071") }
-func (n *Node) DataAddr() string    { return net.JoinHostPort(n.host.Addr, "7072") }
+// ClusterAddr and DataAddr are for other Trestles.
+func (n *Node) ClusterAddr() string { return net.JoinHostPort(n.host.Addr, "8098") }
+func (n *Node) DataAddr() string    { return net.JoinHostPort(n.host.Addr, "8097") }
 
 // Host is where it runs.
 func (n *Node) Host() *netns.Host { return n.host }
@@ -76,13 +75,14 @@ func (n *Node) command() []string {
 	switch n.Kind {
 	case JobManager:
 		args = append([]string{"jobmanager",
-			"--id=" + n.Name,
+			"--name=" + n.Name,
 			"--job-addr=" + JobAddr,
 			"--web-addr=" + WebAddr,
 			"--cluster-addr=" + n.ClusterAddr(),
-			"--raft-addr=" + n.RaftAddr(),
 			"--target-task-size=" + f.cfg.TaskSize}, f.cfg.JobManagerArgs...)
-		if !n.spare {
+		if n.spare {
+			args = append(args, "--join")
+		} else {
 			args = append(args, "--members="+f.members())
 		}
 	case TaskManager:
