@@ -147,15 +147,25 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// Every setting is a flag of serve, and its help names it.
+// Every setting of a role is a flag of its command, whose help names it, and no
+// setting is nobody's.
 func TestServeHelp(t *testing.T) {
-	out, _, err := trestle(t, "serve", "--help")
-	if err != nil {
-		t.Fatal(err)
+	told := map[string]bool{}
+	for name, role := range map[string]node.Role{"serve": node.Embedded, "jobmanager": node.JobManager, "taskmanager": node.TaskManager} {
+		out, _, err := trestle(t, name, "--help")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range node.SettingsOf(role) {
+			told[s.Name] = true
+			if !strings.Contains(out, "--"+s.Name+" ") {
+				t.Errorf("help of %s doesn't tell of --%s", name, s.Name)
+			}
+		}
 	}
 	for _, s := range node.Settings {
-		if !strings.Contains(out, "--"+s.Name) {
-			t.Errorf("help doesn't tell of --%s", s.Name)
+		if !told[s.Name] {
+			t.Errorf("--%s is a setting of no process", s.Name)
 		}
 	}
 	if _, _, err := trestle(t, "serve", "--job-addr=0.0.0.0:0"); err == nil || !strings.Contains(err.Error(), "--insecure-listen") {
