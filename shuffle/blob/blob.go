@@ -120,10 +120,14 @@ func (d *Driver) Open(ids []driver.PartitionID, lo, hi int) (driver.Reader, erro
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var lost []*driver.PartitionError
 	for _, id := range ids {
 		if err := d.readable(id); err != nil {
-			return nil, &driver.PartitionError{Partition: id, Err: err}
+			lost = append(lost, &driver.PartitionError{Partition: id, Err: err})
 		}
+	}
+	if len(lost) > 0 {
+		return nil, driver.Lost(lost)
 	}
 	for _, id := range ids {
 		k := d.parts[id]

@@ -1,16 +1,20 @@
 // Package buckettest serves S3 to tests, well or badly.
 //
 // The server is a real one, by way of a proxy that a test can tell to delay,
-// refuse, cut off or swallow answers.
+// refuse, cut off or swallow answers. It is in the test's own process, or, with
+// TRESTLE_TEST_S3=URL in the environment, one that runs elsewhere and has a
+// bucket "trestle"; its credentials are then taken from the environment, too.
 package buckettest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -56,17 +60,14 @@ type Server struct {
 // process the credentials for it.
 func New(t testing.TB) *Server {
 	t.Helper()
-	t.Setenv("AWS_ACCESS_KEY_ID", "test")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-	backend := s3mem.New()
-	if err := backend.CreateBucket(context.Background(), bucketName); err != nil {
-		t.Fatal(err)
+	endpoint, prefix := os.Getenv("TRESTLE_TEST_S3"), ""
+	if endpoint == "" {
+		endpoint = serve(t)
+	} else {
+		prefix = "&prefix=" + rand.Text() + "/"
 	}
-	real := httptest.NewServer(gofakes3.New(backend, gofakes3.WithV4Auth(map[string]string{"test": "secret"})).Server())
-	t.Cleanup(real.Close)
-	to, err := url.Parse(real.URL)
+	to, err := url.Parse(endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,8 +77,22 @@ func New(t testing.TB) *Server {
 	proxy := httptest.NewServer(s)
 	t.Cleanup(proxy.CloseClientConnections)
 	t.Cleanup(proxy.Close)
-	s.URL = "s3://" + bucketName + "?region=us-east-1&use_path_style=true&endpoint=" + url.QueryEscape(proxy.URL)
+	s.URL = "s3://" + bucketName + "?region=us-east-1&use_path_style=true&endpoint=" + url.QueryEscape(proxy.URL) + prefix
 	return s
+}
+
+// serve starts a server that keeps everything in memory and checks signatures.
+func serve(t testing.TB) (endpoint string) {
+	t.Helper()
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	backend := s3mem.New()
+	if err := backend.CreateBucket(context.Background(), bucketName); err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(gofakes3.New(backend, gofakes3.WithV4Auth(map[string]string{"test": "secret"})).Server())
+	t.Cleanup(s.Close)
+	return s.URL
 }
 
 const bucketName = "trestle"
