@@ -207,6 +207,10 @@ func (n *Node) caughtUp(ctx context.Context, m Member) error {
 		if err == nil && a.group == n.identity.group() && a.last >= want {
 			return nil
 		}
+		var refused *RefusedError
+		if errors.As(err, &refused) {
+			return err
+		}
 		if err == nil && a.group != "" && a.group != n.identity.group() {
 			return fmt.Errorf("it is of group %.8s, and this is group %.8s", a.group, n.identity.group())
 		}

@@ -252,10 +252,15 @@ func (n *Node) damaged() error {
 // Close gives up the node: it hands leadership on if it has it and can, and
 // leaves the group waiting for its return. Run ends, if it has not.
 func (n *Node) Close() error {
+	if n.life.Err() == nil && n.raft.State() == raft.Leader && len(n.Members()) > 1 && n.damaged() == nil {
+		_ = n.raft.LeadershipTransfer().Error() // else the others elect a leader when they miss this one
+	}
+	return n.stop()
+}
+
+// stop ends everything, as it is.
+func (n *Node) stop() error {
 	n.closing.Do(func() {
-		if n.raft.State() == raft.Leader && len(n.Members()) > 1 && n.damaged() == nil {
-			_ = n.raft.LeadershipTransfer().Error() // else the others elect a leader when they miss this one
-		}
 		n.end()
 		err := n.raft.Shutdown().Error() // closes the transport, too
 		n.stream.closeConns()

@@ -312,3 +312,5 @@ func TestThree(t *testing.T) {
 		}
 	}
 }
+
+func slogDiscard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -120,7 +120,7 @@ func (c *pageCheck) meta() (root uint64, err error) {
 }
 
 // walk visits the tree below a page, whose keys are from min on and below max
-// (nil: no bound).
+// (nil: no bound, as at the root).
 func (c *pageCheck) walk(id uint64, min, max []byte, visit leaf) error {
 	c.page = id
 	switch {
@@ -163,8 +163,8 @@ func (c *pageCheck) elements(page []byte, min, max []byte, visit leaf) error {
 	if flags != leafPage && flags != branchPage || len(page) < pageHeader+count*pageElement {
 		return fmt.Errorf("it has flags %#x and %d elements", flags, count)
 	}
-	if flags == branchPage && count == 0 {
-		return errors.New("a branch without elements")
+	if count == 0 && (flags == branchPage || min != nil) { // only a root may be empty
+		return errors.New("it has no elements")
 	}
 	var before []byte
 	for i := range count {

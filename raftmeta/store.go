@@ -183,13 +183,28 @@ func (s *store) scan() (err error) {
 	if last < s.mark.index {
 		return &DamagedError{s.path, fmt.Sprintf("entry %d", last+1), fmt.Errorf("it is missing, and so may be others up to entry %d", s.mark.index)}
 	}
+	s.first.Store(first)
+	s.last.Store(last)
+	return s.scanValues()
+}
+
+// scanValues reads the votes and the like. A node has the name of its group
+// before it has anything else, and the last of all keys: it is the first to be
+// lost with a page's end.
+func (s *store) scanValues() error {
+	known := s.last.Load() > 0 || s.mark.index > 0
 	for key := range stableKeys {
-		if _, err := s.Get([]byte(key)); err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		_, err := s.Get([]byte(key))
+		switch {
+		case err == nil:
+			known = true
+		case !errors.Is(err, raftboltdb.ErrKeyNotFound):
 			return err
 		}
 	}
-	s.first.Store(first)
-	s.last.Store(last)
+	if _, err := s.Get([]byte(groupKey)); err != nil && known {
+		return &DamagedError{s.path, groupKey, errors.New("it is missing")}
+	}
 	return nil
 }
 
