@@ -11,12 +11,12 @@ import (
 	"trestle/shuffle/driver"
 )
 
-const (
-	// openTries is how often a file is opened that is there, while the process has
-	// too many open ones.
-	openTries = 40
-	openPause = 50 * time.Millisecond
-)
+// openTries is how often a file is opened that is there, while the process has
+// too many open ones.
+const openTries = 40
+
+// openPause is the time between two tries; shorter in tests.
+var openPause = 50 * time.Millisecond
 
 // busy reports whether err tells of this process's or machine's limits, and
 // nothing of the file.

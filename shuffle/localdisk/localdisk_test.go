@@ -8,9 +8,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"trestle/internal/membudget"
 	"trestle/shuffle/driver"
@@ -154,8 +156,11 @@ func TestDamage(t *testing.T) {
 		check(fmt.Sprintf("cut at %d of %d", n, len(whole)), whole[:n])
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	for range 500 {
-		at, bit := rng.IntN(len(whole)), rng.IntN(8)
+	for i := range 4096 + 500 {
+		at, bit := len(whole)-1-i, rng.IntN(8)
+		if i >= 4096 || at < 0 {
+			at = rng.IntN(len(whole))
+		}
 		flipped := bytes.Clone(whole)
 		flipped[at] ^= 1 << bit
 		check(fmt.Sprintf("bit %d of byte %d flipped", bit, at), flipped)
@@ -237,7 +242,7 @@ func TestDiskFull(t *testing.T) {
 		if err == nil {
 			_, err = p.Close()
 		}
-		if !errors.Is(err, syscall.ENOSPC) {
+		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), dir+" is full") {
 			t.Fatalf("with room for %d: %v", room, err)
 		}
 		p.Abort(err)
@@ -247,5 +252,92 @@ func TestDiskFull(t *testing.T) {
 		if names, _ := os.ReadDir(d.jobDir(theID.Job)); len(names) != 0 || budget.Used() != 0 {
 			t.Fatalf("left: %v, %d bytes", names, budget.Used())
 		}
+	}
+}
+
+// That the process has too many open files says nothing of the partition: the
+// reader waits for its turn, and if that doesn't come the error is another.
+func TestTooManyOpenFiles(t *testing.T) {
+	dir := t.TempDir()
+	_, want := writeFile(t, dir)
+	defer func(pause time.Duration) { openToRead, openPause = os.Open, pause }(openPause)
+	openPause = time.Millisecond
+	refusals := 0
+	openToRead = func(path string) (*os.File, error) {
+		if refusals > 0 {
+			refusals--
+			return nil, &os.PathError{Op: "open", Path: path, Err: syscall.EMFILE}
+		}
+		return os.Open(path)
+	}
+	d, err := New(dir, Config{Budget: membudget.New(0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusals = openTries // as many as Recover makes: it must not take the file for damaged
+	if ids := d.Recover(); len(ids) != 0 {
+		t.Fatalf("recovered %v without reading it", ids)
+	}
+	refusals = 3
+	if ids := d.Recover(); len(ids) != 1 {
+		t.Fatalf("recovered %v", ids)
+	}
+	read := func() ([]byte, error) {
+		r, err := d.Open([]driver.PartitionID{theID}, 0, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		data, _, err := r.Next(context.Background())
+		return bytes.Clone(data), err
+	}
+	refusals = 3
+	if got, err := read(); err != nil || !bytes.HasPrefix(want, got) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	refusals = openTries
+	if _, err := read(); !errors.Is(err, syscall.EMFILE) || len(driver.LostIn(err)) != 0 {
+		t.Errorf("got %v, which must not count as a lost partition", err)
+	}
+}
+
+// What is held is told of: what is closed, in memory or on disk, and not
+// released.
+func TestHeld(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir)
+	budget := membudget.New(1 << 20)
+	d, err := New(dir, Config{Budget: budget})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Recover()
+	var ids []driver.PartitionID
+	for i := range 3 {
+		id := driver.PartitionID{Job: "j", Dataset: "d", Index: i}
+		p, err := d.Create(id, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < 2 {
+			if _, err := p.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids = append(ids, id)
+	}
+	d.Release(ids[0])
+	held := d.Held()
+	if len(held) != 2 || !slices.Contains(held, theID) || !slices.Contains(held, ids[1]) {
+		t.Errorf("held %v, want %v and %v", held, theID, ids[1])
+	}
+	d.ReleaseJob(theID.Job)
+	d.ReleaseJob("j")
+	d.ReleaseJob("never heard of")
+	if held := d.Held(); len(held) != 0 {
+		t.Errorf("held %v", held)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left %v", left)
 	}
 }

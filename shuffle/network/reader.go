@@ -40,8 +40,8 @@ type Reader struct {
 	told    uint64 // of consumed, as the other end knows
 
 	// Where the reading is; for run alone.
-	part    int // in ids, of the last block
-	skip    int // blocks of it that have come
+	part    int  // in ids, of the last block
+	skip    int  // blocks of it that have come
 	opened  bool // over the last connection
 	garbled int
 
