@@ -45,6 +45,7 @@ type cluster struct {
 	healed   time.Duration // when the world is kind again
 	failing  float64       // chance that a task fails by itself
 	coded    bool          // records go through their codec
+	mute     bool          // TaskManagers don't tell of what is read as it is written
 	log      io.Writer
 }
 
@@ -53,7 +54,7 @@ func newCluster(seed uint64, k kind, log io.Writer) *cluster {
 	c := &cluster{
 		w: w, net: newNetwork(w), kind: k, blob: map[partKey]*part{}, jobs: map[catalog.JobID]*job{}, leaders: map[uint64]int{}, log: log,
 		policy: schedule.Policy{TargetBytes: 100, LeastBytes: 10, TasksPerSlot: 3, KeyGroups: 8, SpreadGroups: 5, Losses: 1 << 30},
-		coded:  w.Chance(0.05),
+		coded:  w.Chance(0.05), mute: w.Chance(0.5),
 	}
 	c.check = newChecks(c)
 	for i := range 3 {

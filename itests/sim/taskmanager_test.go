@@ -136,6 +136,9 @@ func (m *taskManager) inventory() inventory {
 		has.running = append(has.running, schedule.RunningTask{Job: r.job, ID: r.id, Slot: -1})
 	}
 	for _, k := range m.heldKeys() {
+		if m.c.mute && m.c.jobs[k.job].graph.Dataset(k.dataset).Exchange == jobgraph.Pipelined {
+			continue
+		}
 		has.held = append(has.held, schedule.Held{Job: k.job, Dataset: k.dataset, Partitions: []jobgraph.Partition{k.Partition}})
 	}
 	for k := range m.queues {

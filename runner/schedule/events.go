@@ -352,6 +352,8 @@ func (e draining) decide(c *call) {
 }
 
 // missing returns the units whose output is gone though someone still needs it.
+// What is read as it is written is not looked at: a reader that runs has it, or
+// tells what it lacks, and one that doesn't begins again with its writer.
 func (c *call) missing(j *catalog.Job) []unit {
 	js := c.seen.job(j)
 	var units []unit
@@ -362,7 +364,7 @@ func (c *call) missing(j *catalog.Job) []unit {
 				continue
 			}
 			for _, id := range j.Graph.Stages[s].Outputs {
-				if !js.available(j.DatasetAt(id), i, t) && c.needed(j, id, i) {
+				if j.Dataset(id).Exchange == jobgraph.Blocking && !js.available(j.DatasetAt(id), i, t) && c.needed(j, id, i) {
 					units = append(units, unitOf(j, s, i))
 					break
 				}
