@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -262,6 +263,40 @@ func TestFetch(t *testing.T) {
 	r = New(a.shelves, peers(t), members(c, d))
 	if err := r.Fetch(context.Background(), "job", nobody); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what nobody has: %v", err)
+	}
+}
+
+// A member that says nothing more in the midst of a file is given up, and the
+// next one asked; one that takes nothing more doesn't hold up the others.
+func TestSilentMember(t *testing.T) {
+	was := stalled
+	stalled = 100 * time.Millisecond
+	t.Cleanup(func() { stalled = was })
+	a, b, c := newNode(t, 0), newNode(t, 0), newNode(t, 0)
+	b.served.gate = make(chan struct{})
+	content := noise(1_000_000)
+	item := b.stage("job", content)
+	c.stage("job", content)
+	r := New(a.shelves, peers(t), members(b, c))
+	if err := r.Fetch(context.Background(), "job", item); err != nil {
+		t.Error(err)
+	}
+	close(b.served.gate)
+	a.wantHas(item)
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	with := New(a.shelves, peers(t), func() []Member {
+		return append(members(c)(), Member{Name: "silent", Addr: silent.Addr().String()})
+	})
+	if err := with.Copy(context.Background(), "job2", item); err != nil {
+		t.Error(err)
+	}
+	if got := c.artifacts.Names("job2"); len(got) != 1 {
+		t.Errorf("the job holds %v", got)
 	}
 }
 

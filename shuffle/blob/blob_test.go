@@ -168,6 +168,20 @@ func TestProcesses(t *testing.T) {
 	if _, err := read(one, 0, 1, other); err == nil {
 		t.Error("after a sweep the partition of a dead job is readable")
 	}
+	other.Attempt++
+	write(t, one, other)
+	other.Attempt++
+	write(t, open(t, s.Open(t, hasty), membudget.New(0)), other) // another process, which says no more
+	one.ReleaseJob(theID.Job)
+	if err := one.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(t, hasty).List(context.Background(), "", func(o bucket.Object) error {
+		t.Errorf("%s is left", o.Key)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func wantPartitionError(t *testing.T, err error) {
