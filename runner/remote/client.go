@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"trestle/internal/cluster"
@@ -108,8 +109,10 @@ func (c *Client) Run(ctx context.Context) error {
 const (
 	shortPause = 50 * time.Millisecond
 	longPause  = time.Second
-	// askTime is how long JobManagers may take to say who leads.
-	askTime = 2 * time.Second
+	// askTime is how long JobManagers may take to say who leads; lateTime is how
+	// long they may after the first of them.
+	askTime  = 2 * time.Second
+	lateTime = 250 * time.Millisecond
 	// helloTime is how long a JobManager may take to answer a hello.
 	helloTime = 5 * time.Second
 )
@@ -120,7 +123,7 @@ var errNoLeader = errors.New("no JobManager says that it leads")
 func (c *Client) meet(ctx context.Context) {
 	pause, said := shortPause, ""
 	for ctx.Err() == nil && !c.hasLeft() {
-		addr, err := c.leader(ctx)
+		addr, _, err := c.leader(ctx)
 		if err == nil {
 			var met bool
 			if met, err = c.converse(ctx, addr); met {
@@ -153,44 +156,56 @@ func (c *Client) hasLeft() bool {
 
 // leader asks all JobManagers who leads, and believes the one that says so of
 // itself for the highest term.
-func (c *Client) leader(ctx context.Context) (string, error) {
+func (c *Client) leader(ctx context.Context) (addr string, term uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	type answer struct {
-		from string
-		leadership
-		err error
-	}
-	answers := make(chan answer, len(c.cfg.JobManagers))
+	answers := make(chan claim, len(c.cfg.JobManagers))
 	for _, addr := range c.cfg.JobManagers {
 		wg.Go(func() {
 			l, err := leaderCall.Do(ctx, c.cfg.Connections.To(addr), &struct{}{})
 			if err != nil {
-				answers <- answer{err: err}
-				return
+				l = &leadership{}
 			}
-			answers <- answer{from: addr, leadership: *l}
+			answers <- claim{addr, *l, err}
 		})
 	}
-	var best answer
-	var errs []error
-	for range c.cfg.JobManagers {
-		a := <-answers
-		switch {
-		case a.err != nil:
+	var best leadership
+	errs := []error{errNoLeader}
+	late := time.NewTimer(askTime)
+	defer late.Stop()
+	for left := len(c.cfg.JobManagers); left > 0; left-- {
+		var a claim
+		select {
+		case a = <-answers:
+		case <-late.C: // those that are paused must not keep us from asking again
+			left = 0
+			continue
+		}
+		if a.err != nil {
 			errs = append(errs, a.err)
+			continue
+		}
+		late.Reset(lateTime)
+		switch {
 		case a.Leads && a.Term >= c.highest():
-			return a.from, nil
+			return a.from, a.Term, nil
 		case a.Addr != "" && a.Term >= max(best.Term, c.highest()) && !slices.Contains(c.cfg.JobManagers, a.Addr):
-			best = a // one that we were not told of
+			best = a.leadership // one that we were not told of
 		}
 	}
 	if best.Addr != "" {
-		return best.Addr, nil
+		return best.Addr, best.Term, nil
 	}
-	return "", errors.Join(append([]error{errNoLeader}, errs...)...)
+	return "", 0, errors.Join(errs...)
+}
+
+// A claim is what one JobManager says of who leads.
+type claim struct {
+	from string
+	leadership
+	err error
 }
 
 // highest is the highest term that was heard of.
@@ -212,8 +227,8 @@ func (c *Client) converse(ctx context.Context, addr string) (met bool, err error
 	silence := time.AfterFunc(helloTime, func() { cancel(errSilent) })
 	defer silence.Stop()
 	met, err = c.connected(ctx, cancel, silence, h, l)
-	if errors.Is(context.Cause(ctx), errSilent) {
-		err = &cluster.UnreachableError{Peer: addr, Reason: errSilent.Error()}
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errFollowed) {
+		err = &cluster.UnreachableError{Peer: addr, Reason: cause.Error()}
 	}
 	if l.session == "" || final(err) {
 		c.unlink(l) // next time it begins anew, with what there is by then
@@ -253,9 +268,15 @@ func (c *Client) connected(ctx context.Context, cancel context.CancelCauseFunc, 
 		return false, fmt.Errorf("%w: %w", errRules, err)
 	}
 	silence.Reset(patienceOf(l.lease))
+	heard := newWord()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stream.Close() // ends a Send
+	wg.Go(func() {
+		if c.vigil(ctx, l, heard) {
+			cancel(errFollowed)
+		}
+	})
 	wg.Go(func() {
 		if err := c.write(ctx, stream, l, epoch); err != nil {
 			cancel(err)
@@ -268,11 +289,46 @@ func (c *Client) connected(ctx context.Context, cancel context.CancelCauseFunc, 
 			return true, err
 		}
 		silence.Reset(patienceOf(l.lease))
+		heard.now()
 		if err := c.take(l, m); err != nil {
 			return true, fmt.Errorf("%w: %w", errRules, err)
 		}
 	}
 }
+
+// errFollowed ends a connection to a JobManager that leads no more.
+var errFollowed = errors.New("another JobManager leads")
+
+// vigil asks the other JobManagers as soon as the one that leads is quiet: its
+// successor, which may be there long before the silence counts as one, waits
+// for us. It returns true when there is a successor.
+func (c *Client) vigil(ctx context.Context, l *link, heard *word) bool {
+	tick := time.NewTicker(beatOf(l.lease) / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+		if heard.ago() < beatOf(l.lease)*3/2 {
+			continue
+		}
+		if _, term, err := c.leader(ctx); err == nil && term > l.term {
+			return true
+		}
+	}
+}
+
+// A word is when something was last heard.
+type word struct {
+	begin time.Time
+	last  atomic.Int64 // nanoseconds after begin
+}
+
+func newWord() *word               { return &word{begin: time.Now()} }
+func (w *word) now()               { w.last.Store(int64(time.Since(w.begin))) }
+func (w *word) ago() time.Duration { return time.Since(w.begin) - time.Duration(w.last.Load()) }
 
 // hello makes the first message: for the session that there is, or a new one.
 func (c *Client) hello(ctx context.Context, addr string) (*hello, *link, error) {

@@ -205,10 +205,15 @@ type sources struct {
 }
 
 type source struct {
-	mu   sync.Mutex // also while lines of it are being taken
-	have uint64
+	mu       sync.Mutex // also while lines of it are being taken
+	have     uint64
+	failures int // to take what follows
+
 	used time.Time // guarded by sources.mu
 }
+
+// maxFailures is how often the same lines may fail to be taken.
+const maxFailures = 10
 
 // manySources is from where on those that were long silent are forgotten.
 const manySources = 1000
@@ -284,9 +289,13 @@ func (s *Server) takeBatch(from *source, name string, m *linesUp) (have uint64, 
 			entries[i] = decodeEntry(&m.Entries[i])
 		}
 		if err := s.cfg.Lines(m.Job, name, m.Seq, entries); err != nil {
-			return from.have, err
+			if from.failures++; from.failures < maxFailures {
+				return from.have, err
+			}
+			// There may be something about them; others wait behind.
+			s.cfg.Log.Error("lines are lost", "from", name, "job", m.Job, "lines", len(entries), "err", err)
 		}
 	}
-	from.have = m.Seq
+	from.have, from.failures = m.Seq, 0
 	return from.have, nil
 }

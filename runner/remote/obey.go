@@ -145,7 +145,9 @@ func (c *Client) start(l *link, specs []spec) error {
 		}
 	}
 	c.mu.Lock()
-	c.tracker.start(column)
+	for _, end := range c.tracker.start(column) {
+		l.out.add(end)
+	}
 	c.mu.Unlock()
 	c.cfg.Local.Start(column)
 	return nil

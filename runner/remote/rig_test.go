@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -166,6 +165,7 @@ type wire struct {
 	to       string
 	wg       sync.WaitGroup
 	delay    atomic.Int64 // nanoseconds, of each chunk
+	made     atomic.Int64 // connections
 	// up and down hold bytes back in one direction while they are true.
 	up, down atomic.Bool
 
@@ -214,6 +214,7 @@ func (w *wire) accept() {
 			continue
 		}
 		w.conns[in], w.conns[out] = true, true
+		w.made.Add(1)
 		w.mu.Unlock()
 		w.wg.Go(func() { w.carry(out, in, &w.up) })
 		w.wg.Go(func() { w.carry(in, out, &w.down) })
@@ -261,8 +262,6 @@ func (w *wire) open(yes bool) {
 	defer w.mu.Unlock()
 	w.refuse = !yes
 }
-
-var _ io.Closer = net.Conn(nil)
 
 func id(n int) task.ID { return task.ID{Job: "j", Stage: "s1", Index: n, Attempt: 1} }
 

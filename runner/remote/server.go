@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"trestle/internal/cluster"
+	"trestle/internal/invariant"
 	"trestle/runner/joblog"
 )
 
@@ -21,8 +22,8 @@ type ServerConfig struct {
 	// Default: 10 s.
 	Lease time.Duration
 	// Lines takes log lines, in order and, as long as this Server lives, once
-	// each. Those that it fails to take are sent again. Source names the process
-	// that they come from. It may be nil.
+	// each. Those that it fails to take are sent again, ten times at most. Source
+	// names the process that they come from. It may be nil.
 	Lines func(job, source string, seq uint64, entries []joblog.Entry) error
 	// Have is the number of the last lines of a source that were taken before
 	// this Server lived. It may be nil.
@@ -79,6 +80,7 @@ func (s *Server) Lead(ctx context.Context, term uint64, join func(ctx context.Co
 	defer end()
 	r := &reign{term: term, join: join, ctx: ctx, sessions: map[string]*Session{}}
 	s.mu.Lock()
+	invariant.Check(s.reign == nil, "a JobManager leads for term %d while it does for another", term)
 	s.reign = r
 	s.mu.Unlock()
 	<-ctx.Done()
@@ -91,9 +93,10 @@ func (s *Server) Lead(ctx context.Context, term uint64, join func(ctx context.Co
 // leads is what this JobManager knows of who leads.
 func (s *Server) leads() leadership {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reign != nil {
-		return leadership{Leads: true, Term: s.reign.term}
+	r := s.reign
+	s.mu.Unlock()
+	if r != nil {
+		return leadership{Leads: true, Term: r.term}
 	}
 	if s.cfg.Leader != nil {
 		if addr, term, ok := s.cfg.Leader(); ok {

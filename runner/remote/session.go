@@ -304,7 +304,7 @@ func (s *Session) write(c *connection, stream *cluster.Stream[down, up]) error {
 }
 
 // beatOf is how often an end that has nothing to say says so.
-func beatOf(lease time.Duration) time.Duration { return max(lease/6, 10*time.Millisecond) }
+func beatOf(lease time.Duration) time.Duration { return max(lease/10, 10*time.Millisecond) }
 
 // patienceOf is how long an end waits for a word before it connects again.
 func patienceOf(lease time.Duration) time.Duration { return lease / 2 }

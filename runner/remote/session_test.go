@@ -12,7 +12,6 @@ import (
 
 	"trestle/internal/cluster"
 	"trestle/runner"
-	"trestle/runner/jobgraph"
 	"trestle/runner/task"
 
 	"github.com/google/go-cmp/cmp"
@@ -121,36 +120,47 @@ func TestBounds(t *testing.T) {
 func TestOnceInOrder(t *testing.T) {
 	for seed := range int64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			const n = 600
+			const n = 300
 			jm := newJobManager(t, ServerConfig{})
 			jm.lead(t, 1)
 			w := newWire(t, jm.addr)
-			w.delay.Store(int64(time.Millisecond))
+			w.delay.Store(int64(100 * time.Microsecond))
 			local := newRecorder("tm1")
 			run(t, local, ClientConfig{}, w.addr())
 			s := jm.join(t)
+			// Some are always under way, and never all.
+			commands, reports := make(chan bool, 7), make(chan bool, 7)
 			go func() {
 				for i := range n {
+					commands <- true
 					s.Cancel([]task.ID{id(i)})
 				}
 			}()
 			go func() {
 				for i := range n {
+					reports <- true
 					one := id(i)
 					local.reports <- task.Report{Started: &one}
 				}
 			}()
 			chance := rand.New(rand.NewSource(seed))
+			cuts := int64(0)
 			for i := range n {
 				if got := receive(t, local.told); !cmp.Equal(got, []task.ID{id(i)}) {
 					t.Fatalf("command %d is %v", i, got)
 				}
+				<-commands
 				if got := receive(t, s.Reports()); *got.Started != id(i) {
 					t.Fatalf("report %d is %v", i, got)
 				}
-				if chance.Intn(40) == 0 {
+				<-reports
+				if chance.Intn(20) == 0 {
 					w.cut()
+					cuts++
 				}
+			}
+			if made := w.made.Load(); made < cuts/2 {
+				t.Errorf("%d cuts made no more than %d connections", cuts, made)
 			}
 			select {
 			case again := <-jm.sessions:
@@ -270,6 +280,43 @@ func TestToldAgain(t *testing.T) {
 	}
 	s.ReleaseJob("j")
 	receive(t, local.told)
+}
+
+// A TaskManager whose JobManager is quiet finds its successor before it counts
+// as silent.
+func TestVigil(t *testing.T) {
+	jm := newJobManager(t, ServerConfig{})
+	stop := jm.lead(t, 4)
+	c := NewClient(ClientConfig{Local: newRecorder("tm1"), JobManagers: []string{jm.addr}})
+	c.cfg.Connections = cluster.NewPeers(cluster.Insecure(), cluster.Options{})
+	defer c.cfg.Connections.Close()
+	l := &link{term: 4, lease: 20 * time.Millisecond}
+	over := make(chan bool, 1)
+	go func() { over <- c.vigil(within(t), l, newWord()) }()
+	stop()
+	jm.lead(t, 5)
+	if !receive(t, over) {
+		t.Error("the vigil ended without a successor")
+	}
+}
+
+// A task that is started again after its end is not run again: its end is told
+// again.
+func TestStartedAgain(t *testing.T) {
+	jm := newJobManager(t, ServerConfig{})
+	jm.lead(t, 1)
+	local := newRecorder("tm1")
+	run(t, local, ClientConfig{}, jm.addr)
+	s := jm.join(t)
+	s.Start([]task.Spec{spec1(1, 0)})
+	receive(t, local.told)
+	local.reports <- task.Report{Finished: &task.Finished{ID: id(1)}}
+	for range 2 {
+		if got := receive(t, s.Reports()); got.Finished == nil || got.Finished.ID != id(1) {
+			t.Errorf("reported %v", got)
+		}
+		s.Start([]task.Spec{spec1(1, 0)}) // which the TaskManager ignores
+	}
 }
 
 // A TaskManager obeys none who leads for a lower term than it has heard of, and
@@ -462,5 +509,3 @@ func TestNames(t *testing.T) {
 	jm.join(t)
 	stop()
 }
-
-var _ jobgraph.DatasetID

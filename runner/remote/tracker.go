@@ -26,12 +26,23 @@ func newTracker() *tracker {
 }
 
 // start notes a column that is about to be started. Its slot is free: what has
-// ended there is written down.
-func (t *tracker) start(column []task.Spec) {
+// ended there is written down, unless it is started again. Of such tasks it
+// gives the ends, which their TaskManager will not report a second time.
+func (t *tracker) start(column []task.Spec) (again []json.RawMessage) {
 	for _, s := range column {
-		delete(t.ended, s.Slot)
-		t.open[s.ID] = s.Slot
+		i := slices.IndexFunc(t.ended[s.Slot], func(e ending) bool { return e.id == s.ID })
+		if i >= 0 {
+			again = append(again, t.ended[s.Slot][i].report)
+		} else {
+			t.open[s.ID] = s.Slot
+		}
 	}
+	for _, s := range column {
+		t.ended[s.Slot] = slices.DeleteFunc(t.ended[s.Slot], func(e ending) bool {
+			return !slices.ContainsFunc(column, func(s task.Spec) bool { return s.ID == e.id })
+		})
+	}
+	return again
 }
 
 // end notes the end of a task.
