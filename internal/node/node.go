@@ -194,8 +194,14 @@ func processPolicy(c Config) harness.ProcessPolicy {
 	case "none":
 		return harness.ProcessPolicy{Restricted: true}
 	case "auto", "":
-		host, _, _ := net.SplitHostPort(c.JobAddr)
-		return harness.ProcessPolicy{Restricted: !loopback(host)}
+		// Who tells a TaskManager of a group what to run shows a certificate, or is
+		// on this machine.
+		addr := c.JobAddr
+		if c.Role == TaskManager {
+			addr = c.DataAddr
+		}
+		host, _, _ := net.SplitHostPort(addr)
+		return harness.ProcessPolicy{Restricted: !loopback(host) && (c.Role != TaskManager || c.TLSCert == "")}
 	}
 	return harness.ProcessPolicy{Restricted: true, Allowed: strings.Split(c.AllowProcessEnvironments, ",")}
 }

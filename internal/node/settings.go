@@ -135,7 +135,7 @@ var Settings = []Setting{
 		func(c *Config) field { return value(&c.TargetTaskSize, "size", ParseSize) }},
 	{"insecure-listen", "", "Allow --job-addr and --web-addr beyond this machine, without any authentication.",
 		func(c *Config) field { return value(&c.InsecureListen, "bool", strconv.ParseBool) }},
-	{"allow-process-environments", "WHICH", "Commands that PROCESS environments may run: all, none, auto (all unless the job endpoint is open to the network), or a list with commas.",
+	{"allow-process-environments", "WHICH", "Commands that PROCESS environments may run: all, none, auto (all unless the job endpoint, or without certificates a TaskManager, is open to the network), or a list with commas.",
 		func(c *Config) field { return text(&c.AllowProcessEnvironments) }},
 	{"prepared-ttl", "DURATION", "Time after which a job that was prepared and never run is forgotten.",
 		func(c *Config) field { return value(&c.PreparedTTL, "duration", parseDuration) }},
