@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"trestle/coders"
+	"trestle/internal/membudget"
 	"trestle/runner/bundle"
 )
 
@@ -33,6 +34,8 @@ type queue struct {
 	drained bool // the reader has given all it had
 	reading bool // one task is at the reader, outside the lock
 	items   []item
+	back    []page // of attempts that ended: to be read again, before the reader
+	ledger  ledger
 	active  int              // logs that are
 	waiting int              // tasks in pull with nothing to do
 	failed  error            // of the reader, which can't be asked again
@@ -69,7 +72,9 @@ const (
 type taskLog struct {
 	index   int
 	attempt uint32
-	taken   [][]byte // done with
+	taken   [][]byte // done with; and those of pages
+	pages   []page
+	bytes   int      // of taken
 	hand    [][]byte // at work
 	number  uint64   // of pulls that gave something
 	last    *pulled  // what the last of them gave, while active
@@ -90,9 +95,10 @@ var (
 	errNoQueue  = errors.New("the stage's queue of restrictions was released")
 )
 
-func newQueue(open func(ctx context.Context) (*readSource, error)) *queue {
+func newQueue(open func(ctx context.Context) (*readSource, error), budget *membudget.Budget, dir string) *queue {
 	return &queue{
 		open:    open,
+		ledger:  ledger{dir: dir, budget: budget},
 		logs:    map[int]*taskLog{},
 		changed: make(chan struct{}),
 		hungry:  make(chan struct{}, 1),
@@ -123,12 +129,23 @@ func (q *queue) enter(index int, attempt uint32) (*taskLog, error) {
 // giveBack ends an attempt: all that it took can be pulled again, by anyone. The
 // lock is held.
 func (q *queue) giveBack(log *taskLog) {
-	q.items = slices.DeleteFunc(q.items, func(it item) bool { return it.owner == log.index })
+	q.dropOwned(log.index)
+	q.rest(log)
 	for _, e := range slices.Concat(log.taken, log.hand) {
 		q.items = append(q.items, item{element: e, owner: anyone})
 	}
-	log.taken, log.hand, log.last = nil, nil, nil
-	q.rest(log)
+	q.back = append(q.back, log.pages...)
+	log.taken, log.hand, log.pages, log.bytes = nil, nil, nil, 0
+}
+
+// dropOwned drops the items that only one task may pull. The lock is held.
+func (q *queue) dropOwned(index int) {
+	q.items = slices.DeleteFunc(q.items, func(it item) bool {
+		if it.owner == index {
+			q.ledger.count(-sizeOf(it.element))
+		}
+		return it.owner == index
+	})
 }
 
 // current reports whether the log's attempt may go on. The lock is held.
@@ -136,10 +153,14 @@ func (q *queue) current(log *taskLog) bool { return q.logs[log.index] == log && 
 
 // rest ends what pull began. The lock is held.
 func (q *queue) rest(log *taskLog) {
-	if log.active {
-		log.active, log.last = false, nil
-		q.active--
+	if !log.active {
+		return
 	}
+	if log.last.pinned {
+		q.ledger.count(-sizeOf(log.last.items...)) // the whole of it is taken
+	}
+	log.active, log.last = false, nil
+	q.active--
 }
 
 // stop ends an attempt that will not go on, and can't if it tries. What it took
@@ -152,7 +173,7 @@ func (q *queue) stop(log *taskLog) {
 		return
 	}
 	log.stopped = true
-	q.items = slices.DeleteFunc(q.items, func(it item) bool { return it.owner == log.index }) // as enter would
+	q.dropOwned(log.index) // as enter would
 	q.rest(log)
 	q.wake()
 }
@@ -189,7 +210,7 @@ func (q *queue) pull(ctx context.Context, log *taskLog, number uint64) (*pulled,
 			}
 			return got, nil
 		}
-		if q.drained && len(q.items) == 0 && q.active == 0 {
+		if q.drained && len(q.back) == 0 && len(q.items) == 0 && q.active == 0 {
 			log.ended = true
 			q.wake()
 			return nil, nil
@@ -216,7 +237,7 @@ func (q *queue) take(ctx context.Context, log *taskLog) (got *pulled, next time.
 		if log.active {
 			return nil, next, nil
 		}
-		if got, next = q.ripe(log.index); got != nil || q.drained || q.reading {
+		if got, next = q.ripe(log.index); got != nil || q.drained && len(q.back) == 0 || q.reading {
 			return got, next, nil
 		}
 		if err := q.read(ctx); err != nil {
@@ -256,11 +277,19 @@ func (q *queue) ripe(index int) (got *pulled, next time.Time) {
 	return got, next
 }
 
-// read fetches a block. It gives up the lock meanwhile.
+// read fetches a block, of what has come back if there is some. It gives up the
+// lock meanwhile.
 func (q *queue) read(ctx context.Context) error {
 	q.reading = true
+	again, file := q.back, q.ledger.file
 	q.mu.Unlock()
-	elems, err := q.readBlock(ctx)
+	var elems [][]byte
+	var err error
+	if len(again) > 0 {
+		elems, err = again[0].read(file)
+	} else {
+		elems, err = q.readBlock(ctx)
+	}
 	q.mu.Lock()
 	q.reading = false
 	q.wake()
@@ -268,17 +297,21 @@ func (q *queue) read(ctx context.Context) error {
 		q.closeReader()
 		return q.failed
 	}
-	if errors.Is(err, io.EOF) {
+	if len(again) == 0 && errors.Is(err, io.EOF) {
 		q.drained = true
 		return nil
 	}
-	if err != nil && ctx.Err() == nil {
+	if len(again) > 0 {
+		q.back = q.back[1:] // others append at most
+	}
+	if err != nil && (ctx.Err() == nil || len(again) > 0) {
 		// What it would have given is lost to the others, too.
 		q.failed = err
 	}
 	for _, e := range elems {
 		q.items = append(q.items, item{element: e, owner: anyone})
 	}
+	q.ledger.count(sizeOf(elems...))
 	return err
 }
 
@@ -356,6 +389,7 @@ func (q *queue) split(log *taskLog, number, split uint64, kept [][]byte, rest []
 		return nil // said before
 	}
 	log.splits = split
+	q.ledger.count(sizeOf(kept...) - sizeOf(log.hand...))
 	log.hand = kept
 	q.put(rest, anyone)
 	return nil
@@ -370,6 +404,7 @@ func (q *queue) put(rs []bundle.Residual, owner int) {
 			it.after = now.Add(r.Delay)
 		}
 		q.items = append(q.items, it)
+		q.ledger.count(sizeOf(it.element))
 	}
 	q.wake()
 }
@@ -399,11 +434,30 @@ func (q *queue) done(log *taskLog, number uint64, kept [][]byte, rest []bundle.R
 	q.rest(log)
 	defer q.wake()
 	if !pinned {
+		q.ledger.count(sizeOf(kept...) - sizeOf(log.hand...))
 		log.taken = append(log.taken, kept...)
+		log.bytes += sizeOf(kept...)
 		log.hand = nil
+		q.remember(log)
 	}
 	q.put(rest, log.index)
 	return nil
+}
+
+// remember puts what a task has taken into the file, if it is much. The lock is
+// held: it is a write to the system's cache, and seldom. If it fails, it stays in
+// memory.
+func (q *queue) remember(log *taskLog) {
+	if log.bytes < ledgerBytes {
+		return
+	}
+	p, err := q.ledger.write(log.taken)
+	if err != nil {
+		return
+	}
+	q.ledger.count(-log.bytes)
+	log.pages = append(log.pages, p)
+	log.taken, log.bytes = nil, 0
 }
 
 // wake makes waiting tasks look again. The lock is held.
@@ -417,7 +471,8 @@ func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed, q.failed = true, errNoQueue
-	q.items, q.logs = nil, map[int]*taskLog{}
+	q.items, q.back, q.logs = nil, nil, map[int]*taskLog{}
+	q.ledger.close()
 	q.wake()
 	if !q.reading { // else who reads does it
 		q.closeReader()

@@ -3,18 +3,20 @@ package task
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"trestle/internal/membudget"
 	"trestle/runner/bundle"
 )
 
 // newTestQueue returns a queue whose stage reads nothing, with these elements in it.
 func newTestQueue(elements ...string) *queue {
-	q := newQueue(func(context.Context) (*readSource, error) { return &readSource{}, nil })
+	q := newQueue(func(context.Context) (*readSource, error) { return &readSource{}, nil }, membudget.New(1<<20), os.TempDir())
 	var rs []bundle.Residual
 	for _, e := range elements {
 		rs = append(rs, bundle.Residual{Element: []byte(e)})
@@ -306,5 +308,42 @@ func TestQueueCallsAgain(t *testing.T) {
 	}
 	if got := pullAll(t, q, log); got != "rest" {
 		t.Errorf("then %q", got)
+	}
+}
+
+// What was taken waits in a file for the case that it is wanted again, and takes
+// no memory.
+func TestQueueRemembersInFile(t *testing.T) {
+	t.Cleanup(SetLedgerBytes(1))
+	for _, again := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"attempts", TestQueueAttempts}, {"followed", TestQueueFollowed}, {"checkpoint", TestQueueCheckpoint},
+		{"silent", TestQueueSilentTask}, {"calls again", TestQueueCallsAgain},
+	} {
+		t.Run(again.name, again.test)
+	}
+	q := newTestQueue("a", "b", "c")
+	for _, index := range []int{0, 1, 0, 1} {
+		pullAll(t, q, begin(t, q, index))
+		if q.ledger.held != 0 {
+			t.Errorf("%d bytes are held when all is taken", q.ledger.held)
+		}
+	}
+	if got := pullAll(t, q, begin(t, q, 0)); got != "a b c" {
+		t.Errorf("the last attempt did %q", got)
+	}
+	next := begin(t, q, 0)
+	q.ledger.end = q.back[0].off
+	if _, err := q.ledger.write([][]byte{[]byte("rubbish")}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := take(t.Context(), q, next); err == nil {
+		t.Errorf("pulled %q from a damaged file", words(p.items))
+	}
+	q.close()
+	if _, err := take(t.Context(), q, next); !errors.Is(err, errNoQueue) {
+		t.Errorf("pulled from a closed queue: %v", err)
 	}
 }

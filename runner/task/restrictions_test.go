@@ -226,11 +226,15 @@ func newSource(t *testing.T, p *splitter, config func(*task.Config), all ...span
 }
 
 // onSomeManagers runs a test on one TaskManager, and on three, of which one
-// keeps the queue.
+// keeps the queue; and once with all that was pulled in a file.
 func onSomeManagers(t *testing.T, test func(t *testing.T, managers int)) {
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprintf("managers=%d", n), func(t *testing.T) { test(t, n) })
 	}
+	t.Run("in a file", func(t *testing.T) {
+		t.Cleanup(task.SetLedgerBytes(1)) // runs after the TaskManagers'
+		test(t, 1)
+	})
 }
 
 // want is all that spans give.

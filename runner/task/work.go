@@ -78,7 +78,8 @@ func (m *TaskManager) queue(spec Spec) *queue {
 	defer m.mu.Unlock()
 	q := m.queues[k]
 	if q == nil {
-		q = newQueue(func(ctx context.Context) (*readSource, error) { return m.openQueue(ctx, spec) })
+		open := func(ctx context.Context) (*readSource, error) { return m.openQueue(ctx, spec) }
+		q = newQueue(open, m.cfg.Budget, m.cfg.SpillDir)
 		m.queues[k] = q
 	}
 	return q
