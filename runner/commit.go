@@ -53,8 +53,8 @@ func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[stri
 			d.do(a, managers)
 		}
 		for _, reply := range b.replies {
-			if reply != nil {
-				reply <- nil
+			if reply.to != nil {
+				reply.to <- reply.err
 			}
 		}
 	}
@@ -96,11 +96,8 @@ func column(a schedule.Start) []task.Spec {
 	for i, t := range a.Tasks {
 		specs[i] = task.Spec{
 			ID: fullID(a.Job, t.ID), Plan: string(a.Plan), Parallelism: t.Parallelism,
-			Slot: a.Slot, Queue: t.Queue,
+			Slot: a.Slot, Queue: t.Queue, QueueAt: t.QueueAt,
 			Inputs: inputs(t.Inputs), SideInputs: inputs(t.SideInputs),
-		}
-		if t.QueueAt != a.TaskManager {
-			specs[i].QueueAt = t.QueueAt
 		}
 		for _, o := range t.Outputs {
 			specs[i].Outputs = append(specs[i].Outputs, task.Output{Dataset: o.Dataset, Subpartitions: o.Subpartitions})

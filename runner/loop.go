@@ -41,8 +41,14 @@ type batch struct {
 	records []catalog.Record
 	actions []schedule.Action
 	joins   []TaskManager // before the actions
-	replies []chan<- error
+	replies []answer
 	jobs    []catalog.JobID // accepted by it
+}
+
+// An answer is given when what it is founded on is durable.
+type answer struct {
+	to  chan<- error // nil when nobody asks
+	err error
 }
 
 func (b *batch) empty() bool {
@@ -144,11 +150,12 @@ type submission struct {
 
 func (s submission) tell(_ context.Context, l *loop) {
 	if l.state.Job(s.r.Job) != nil || l.submitted(s.r.Job) {
-		s.reply <- fmt.Errorf("submit job %q: %w", s.r.Job, ErrJobExists)
+		// Whoever asks again may be told so only when the first word counts.
+		l.next.replies = append(l.next.replies, answer{s.reply, fmt.Errorf("submit job %q: %w", s.r.Job, ErrJobExists)})
 		return
 	}
 	l.next.jobs = append(l.next.jobs, s.r.Job)
-	l.next.replies = append(l.next.replies, s.reply)
+	l.next.replies = append(l.next.replies, answer{s.reply, nil})
 	l.seen.Accepted(s.r)
 }
 
@@ -164,7 +171,7 @@ func (s stopping) tell(_ context.Context, l *loop) {
 		s.reply <- fmt.Errorf("%s job %q: %w", s.mode, s.job, ErrUnknownJob)
 		return
 	}
-	l.next.replies = append(l.next.replies, s.reply)
+	l.next.replies = append(l.next.replies, answer{s.reply, nil})
 	l.seen.StopRequested(&catalog.StopRequested{Job: s.job, At: catalog.At(time.Now()), Mode: s.mode})
 }
 
@@ -190,7 +197,7 @@ func inventory(ctx context.Context, tm TaskManager) (joining, error) {
 
 func (j joining) tell(ctx context.Context, l *loop) {
 	l.join(ctx, j)
-	l.next.replies = append(l.next.replies, j.reply)
+	l.next.replies = append(l.next.replies, answer{j.reply, nil})
 }
 
 func (l *loop) join(ctx context.Context, j joining) {
