@@ -185,7 +185,9 @@ func strategy(t *testing.T, d *datadriven.TestData) *pipepb.WindowingStrategy {
 		case "trigger":
 			ws.Trigger = triggertest.Parse(value)
 		case "lateness":
-			ws.AllowedLateness = duration(t, value).Milliseconds()
+			if ws.AllowedLateness, _ = strconv.ParseInt(value, 10, 64); ws.AllowedLateness == 0 {
+				ws.AllowedLateness = duration(t, value).Milliseconds()
+			}
 		case "mode":
 			ws.AccumulationMode = pipepb.AccumulationMode_Enum(pipepb.AccumulationMode_Enum_value[strings.ToUpper(value)])
 		case "combiner":
@@ -237,7 +239,7 @@ func windowFn(t *testing.T, ws *pipepb.WindowingStrategy, kind, value string) {
 }
 
 func duration(t *testing.T, text string) time.Duration {
-	if n, err := strconv.Atoi(text); err == nil {
+	if n, err := strconv.Atoi(text); err == nil { // milliseconds
 		return time.Duration(n) * time.Millisecond
 	}
 	d, err := time.ParseDuration(text)

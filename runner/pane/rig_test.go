@@ -239,6 +239,8 @@ func ms(t element.Timestamp) string {
 	switch t {
 	case element.MinTimestamp, element.MaxTimestamp, element.EndOfGlobalWindow:
 		return t.String()
+	case element.EndOfGlobalWindow + 1:
+		return "after-global"
 	}
 	return (time.Duration(t) * time.Millisecond).String()
 }
