@@ -16,7 +16,7 @@ RUNS    ?= 1
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-failover full clean
+.PHONY: build demo kafka kafka-jars itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-failover full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -54,6 +54,14 @@ itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen
 itest-failover: build $(VENV)/.ready ## many machines and what dies of them; QUICK=1 takes four minutes
 	$(ITEST) -itests=failover -run '^TestFailover' $(if $(QUICK),-quick)
 
+kafka: $(CACHE)/kafka/.ready ## a Kafka broker to play with, at 127.0.0.1:9092
+	$(GO) run ./itests/kafka/play -jars=$(CACHE)/kafka
+
+kafka-jars: $(CACHE)/kafka/.ready ## Kafka's jars, in .cache/kafka
+
+itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready ## replays from and writes to a real Kafka
+	$(GO) test ./itests/kafka -count=1 -v -timeout=30m -kafka -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
+
 itest-java: build $(CACHE)/java/.ready ## a Java word count
 	$(ITEST) -itests=java -run '^TestJava'
 
@@ -83,6 +91,12 @@ $(VENV)/.ready: itests/python/requirements.txt
 $(CACHE)/java/.ready: itests/java/pom.xml $(shell find itests/java/src -name '*.java' 2>/dev/null)
 	mkdir -p $(CACHE)/java
 	$(MVN) --quiet --batch-mode --file itests/java/pom.xml -Dcache=$(CACHE)/java package
+	touch $@
+
+# A Kafka broker, and a program around its Java clients.
+$(CACHE)/kafka/.ready: itests/java-kafka/pom.xml $(shell find itests/java-kafka/src -name '*.java' 2>/dev/null)
+	mkdir -p $(CACHE)/kafka
+	$(MVN) --quiet --batch-mode --file itests/java-kafka/pom.xml -Dcache=$(CACHE)/kafka package
 	touch $@
 
 java-jars: $(CACHE)/java/.ready ## Beam's jars and a Java word count, in .cache/java

@@ -1,0 +1,22 @@
+// Package kafka reads a piece of Kafka's history as bounded input, and writes to
+// Kafka.
+//
+// A replay is resolved once: Resolve turns what the user said (topics, times,
+// offsets, "until now") into Bounds, exact offset ranges of partitions, small
+// enough to be a record in a log. Whatever reads by the same Bounds reads the
+// same records with the same event times, today or in a year, as long as Kafka
+// keeps them; when it doesn't, reading fails and says so.
+//
+// With read_committed, which is the default here, records of aborted
+// transactions never appear. Control records never do. A range ends when the
+// fetch position has reached its end: offsets at the end that show no record
+// (markers, compacted keys, aborted records) are passed, not waited for.
+//
+// The client is kafka-go's Transport: connections, TLS, SASL, and which broker
+// leads which partition. Fetching and the reading of record batches is ours (see
+// fetchCall): kafka-go's own types don't tell the last offset of a batch, without
+// which nobody can pass a gap at the batch's end.
+//
+// The DoFns are ordinary Beam Go ones and run in any Go worker; `trestle
+// harness` is the one that Trestle brings along for pipelines of other SDKs.
+package kafka
