@@ -123,8 +123,15 @@ func (o *office) leave() error {
 
 // lead leads in one term. It returns an error only if the node must not go on.
 func (n *Node) lead(ctx context.Context, term uint64, lead Lead) error {
-	if err := n.raft.Barrier(0).Error(); err != nil || n.raft.CurrentTerm() != term {
-		return nil // lost again; Raft says so, too
+	barrier := make(chan error, 1)
+	go func() { barrier <- n.raft.Barrier(0).Error() }() // Raft answers when leadership is lost, or it is closed, at the latest
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-barrier:
+		if err != nil || n.raft.CurrentTerm() != term {
+			return nil // lost again; Raft says so, too
+		}
 	}
 	_, state, err := n.fold.view()
 	if err != nil {

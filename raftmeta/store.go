@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +42,8 @@ type store struct {
 	mark    *lowMark
 	damaged func(error) // told of damage that is found later
 
-	first, last atomic.Uint64 // of the log; 0 when it is empty
+	writing     sync.Mutex    // held while the log is changed: Raft appends and compacts at the same time
+	first, last atomic.Uint64 // of the log; 0 when it is empty; changed with writing held
 
 	transactions atomic.Uint64 // each is two syncs: bbolt's data, bbolt's meta page
 	entries      atomic.Uint64
@@ -249,6 +251,8 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	begin := time.Now()
 	next := logs[0].Index
 	if last := s.last.Load(); last > 0 {
@@ -282,6 +286,8 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange is raft.LogStore: what is deleted is the log's start or its end.
 func (s *store) DeleteRange(from, to uint64) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	first, last := s.first.Load(), s.last.Load()
 	if last == 0 || to < first || from > last {
 		return nil
