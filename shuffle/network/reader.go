@@ -345,19 +345,21 @@ func (r *Reader) hello(st *stream) (*upstream, error) {
 	q := r.what
 	q.Parts, q.Skip = runs(r.ids[r.part:]), r.skip
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return nil, errLeft
-	}
 	q.progress = r.got
+	r.mu.Unlock()
 	f, err := message(kindRequest, q)
 	if err != nil {
 		return nil, &finalError{err}
 	}
-	// To a new stream; what fits its window is sent without waiting for anybody.
 	if err := st.Send(f); err != nil && !errors.Is(err, cluster.ErrEnded) { // else Recv says why
 		return nil, err
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errLeft
+	}
+	// What was consumed meanwhile is told with the next credit.
 	r.stream = &upstream{to: st}
 	return r.stream, nil
 }
