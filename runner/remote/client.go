@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,11 +33,13 @@ type Local interface {
 type ClientConfig struct {
 	Local       Local
 	Connections *cluster.Peers
-	JobManagers []string // HOST:PORT of their cluster.Servers
-	DataAddr    string   // where others read this TaskManager's partitions
-	Memory      int64    // that the process may use, for show
-	Version     string   // of Trestle, for show
-	Lines       *Lines   // sends log lines; may be nil
+	// JobManagers are some of them, by HOST:PORT of their cluster.Servers. Those
+	// that join the group later are told of by the others.
+	JobManagers []string
+	DataAddr    string // where others read this TaskManager's partitions
+	Memory      int64  // that the process may use, for show
+	Version     string // of Trestle, for show
+	Lines       *Lines // sends log lines; may be nil
 	// LookupWait bounds how long Lookup waits for a TaskManager that nobody has
 	// told of. Default: 10 s.
 	LookupWait time.Duration
@@ -53,7 +54,8 @@ type Client struct {
 	spare chan struct{}
 
 	mu       sync.Mutex
-	term     uint64 // the highest heard of; never falls
+	term     uint64   // the highest heard of; never falls
+	told     []string // addresses of JobManagers
 	tracker  *tracker
 	progress map[task.ID]*task.Progress // what is to be told next of running tasks
 	link     *link                      // nil without a session
@@ -95,12 +97,9 @@ func (c *Client) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { c.pump(ctx) })
+	wg.Go(func() { c.survey(ctx) })
 	if c.cfg.Lines != nil {
-		for _, addr := range c.cfg.JobManagers {
-			to := c.cfg.Connections.To(addr)
-			c.cfg.Lines.expect(to)
-			wg.Go(func() { c.cfg.Lines.send(ctx, to) })
-		}
+		wg.Go(func() { c.sendLines(ctx) })
 	}
 	c.meet(ctx)
 	return nil
@@ -109,15 +108,9 @@ func (c *Client) Run(ctx context.Context) error {
 const (
 	shortPause = 50 * time.Millisecond
 	longPause  = time.Second
-	// askTime is how long JobManagers may take to say who leads; lateTime is how
-	// long they may after the first of them.
-	askTime  = 2 * time.Second
-	lateTime = 250 * time.Millisecond
 	// helloTime is how long a JobManager may take to answer a hello.
 	helloTime = 5 * time.Second
 )
-
-var errNoLeader = errors.New("no JobManager says that it leads")
 
 // meet has one session after another.
 func (c *Client) meet(ctx context.Context) {
@@ -152,67 +145,6 @@ func (c *Client) hasLeft() bool {
 	c.left = true
 	c.notify()
 	return true
-}
-
-// leader asks all JobManagers who leads, and believes the one that says so of
-// itself for the highest term.
-func (c *Client) leader(ctx context.Context) (addr string, term uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	answers := make(chan claim, len(c.cfg.JobManagers))
-	for _, addr := range c.cfg.JobManagers {
-		wg.Go(func() {
-			l, err := leaderCall.Do(ctx, c.cfg.Connections.To(addr), &struct{}{})
-			if err != nil {
-				l = &leadership{}
-			}
-			answers <- claim{addr, *l, err}
-		})
-	}
-	var best leadership
-	errs := []error{errNoLeader}
-	late := time.NewTimer(askTime)
-	defer late.Stop()
-	for left := len(c.cfg.JobManagers); left > 0; left-- {
-		var a claim
-		select {
-		case a = <-answers:
-		case <-late.C: // those that are paused must not keep us from asking again
-			left = 0
-			continue
-		}
-		if a.err != nil {
-			errs = append(errs, a.err)
-			continue
-		}
-		late.Reset(lateTime)
-		switch {
-		case a.Leads && a.Term >= c.highest():
-			return a.from, a.Term, nil
-		case a.Addr != "" && a.Term >= max(best.Term, c.highest()) && !slices.Contains(c.cfg.JobManagers, a.Addr):
-			best = a.leadership // one that we were not told of
-		}
-	}
-	if best.Addr != "" {
-		return best.Addr, best.Term, nil
-	}
-	return "", 0, errors.Join(errs...)
-}
-
-// A claim is what one JobManager says of who leads.
-type claim struct {
-	from string
-	leadership
-	err error
-}
-
-// highest is the highest term that was heard of.
-func (c *Client) highest() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.term
 }
 
 // converse connects to a JobManager, and stays connected if it can. met tells

@@ -134,7 +134,12 @@ func (l *Lines) has(to *cluster.Conn, seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.have[to] = max(l.have[to], seq)
-	least := l.have[to]
+	l.trim()
+}
+
+// trim forgets what all JobManagers have. The lock is held.
+func (l *Lines) trim() {
+	least := l.first + uint64(len(l.batches))
 	for _, n := range l.have {
 		least = min(least, n)
 	}
@@ -145,6 +150,16 @@ func (l *Lines) has(to *cluster.Conn, seq uint64) {
 
 // expect says that a JobManager is to get all lines.
 func (l *Lines) expect(to *cluster.Conn) { l.has(to, 0) }
+
+// forget says that a JobManager gets no more.
+func (l *Lines) forget(to *cluster.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.have, to)
+	if len(l.have) > 0 {
+		l.trim()
+	}
+}
 
 // send keeps one JobManager up to date until ctx ends.
 func (l *Lines) send(ctx context.Context, to *cluster.Conn) {

@@ -18,6 +18,9 @@ import (
 type ServerConfig struct {
 	// Leader is who leads, as far as this JobManager knows: where its Server is.
 	Leader func() (addr string, term uint64, ok bool)
+	// Members are the addresses of all JobManagers, so that TaskManagers find
+	// those that they were not configured with. It may be nil.
+	Members func() []string
 	// Lease is how long a TaskManager may give no word until it is lost.
 	// Default: 10 s.
 	Lease time.Duration
@@ -96,7 +99,11 @@ func (s *Server) leads() leadership {
 	r := s.reign
 	s.mu.Unlock()
 	if r != nil {
-		return leadership{Leads: true, Term: r.term}
+		l := leadership{Leads: true, Term: r.term}
+		if s.cfg.Members != nil {
+			l.Members = s.cfg.Members()
+		}
+		return l
 	}
 	if s.cfg.Leader != nil {
 		if addr, term, ok := s.cfg.Leader(); ok {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 
 	"trestle/internal/cluster"
 	"trestle/runner"
+	"trestle/runner/joblog"
 	"trestle/runner/task"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,134 +113,6 @@ func TestBounds(t *testing.T) {
 	if got := receive(t, s.Reports()); got.Failed == nil || got.Failed.ID != id(4) {
 		t.Errorf("%+v", got)
 	}
-}
-
-// However often the connection breaks, each command is obeyed once, each report
-// is passed on once, and both in order.
-func TestOnceInOrder(t *testing.T) {
-	for seed := range int64(4) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			const n = 300
-			jm := newJobManager(t, ServerConfig{})
-			jm.lead(t, 1)
-			w := newWire(t, jm.addr)
-			w.delay.Store(int64(100 * time.Microsecond))
-			local := newRecorder("tm1")
-			run(t, local, ClientConfig{}, w.addr())
-			s := jm.join(t)
-			// Some are always under way, and never all.
-			commands, reports := make(chan bool, 7), make(chan bool, 7)
-			go func() {
-				for i := range n {
-					commands <- true
-					s.Cancel([]task.ID{id(i)})
-				}
-			}()
-			go func() {
-				for i := range n {
-					reports <- true
-					one := id(i)
-					local.reports <- task.Report{Started: &one}
-				}
-			}()
-			chance := rand.New(rand.NewSource(seed))
-			cuts := int64(0)
-			for i := range n {
-				if got := receive(t, local.told); !cmp.Equal(got, []task.ID{id(i)}) {
-					t.Fatalf("command %d is %v", i, got)
-				}
-				<-commands
-				if got := receive(t, s.Reports()); *got.Started != id(i) {
-					t.Fatalf("report %d is %v", i, got)
-				}
-				<-reports
-				if chance.Intn(20) == 0 {
-					w.cut()
-					cuts++
-				}
-			}
-			if made := w.made.Load(); made < cuts/2 {
-				t.Errorf("%d cuts made no more than %d connections", cuts, made)
-			}
-			select {
-			case again := <-jm.sessions:
-				t.Errorf("a broken connection has ended the session: %v", again)
-			default:
-			}
-		})
-	}
-}
-
-// A link that carries nothing one way, for less than the lease, costs nothing;
-// for longer, the TaskManager is lost, and joins anew with what it has.
-func TestOneWay(t *testing.T) {
-	for _, c := range []struct {
-		name     string
-		up, down bool
-	}{{"up", true, false}, {"down", false, true}, {"both", true, true}} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			jm := newJobManager(t, ServerConfig{Lease: 2 * time.Second})
-			jm.lead(t, 1)
-			w := newWire(t, jm.addr)
-			local := newRecorder("tm1")
-			run(t, local, ClientConfig{}, w.addr())
-			s := jm.join(t)
-			s.Start([]task.Spec{spec1(1, 0), spec1(2, 0)})
-			receive(t, local.told)
-
-			// The client or the server notices after half the lease, and the client
-			// comes again: by then the way is free.
-			w.up.Store(c.up)
-			w.down.Store(c.down)
-			s.Cancel([]task.ID{id(5)})
-			local.reports <- task.Report{Finished: &task.Finished{ID: id(1)}}
-			<-dropped(s)
-			w.up.Store(false)
-			w.down.Store(false)
-			w.cut()
-			if got := receive(t, local.told); !cmp.Equal(got, []task.ID{id(5)}) {
-				t.Errorf("told %v", got)
-			}
-			if got := receive(t, s.Reports()); got.Finished == nil || got.Finished.ID != id(1) {
-				t.Errorf("reported %v", got)
-			}
-
-			w.up.Store(c.up)
-			w.down.Store(c.down)
-			w.open(false)
-			w.cut()
-			isClosed(t, s.Reports())
-			w.up.Store(false)
-			w.down.Store(false)
-			w.open(true)
-			w.cut()
-			again := jm.join(t)
-			has, err := again.Inventory(t.Context())
-			want := []task.RunningTask{{ID: id(2)}, {ID: id(1)}}
-			if err != nil || !cmp.Equal(has.Running, want) {
-				t.Error(err, cmp.Diff(want, has.Running))
-			}
-			if got := receive(t, again.Reports()); got.Finished == nil || got.Finished.ID != id(1) {
-				t.Errorf("reported again %v", got)
-			}
-		})
-	}
-}
-
-// dropped is closed when the session's connection has been given up.
-func dropped(s *Session) <-chan struct{} {
-	gone := make(chan struct{})
-	s.mu.Lock()
-	c := s.connection
-	s.mu.Unlock()
-	go func() {
-		defer close(gone)
-		if c != nil {
-			<-c.over
-		}
-	}()
-	return gone
 }
 
 // A new leader is told again what the old one may not have written down, until
@@ -433,6 +305,30 @@ func TestBackPressure(t *testing.T) {
 	}
 	for range sent - 1 {
 		receive(t, s.Reports())
+	}
+}
+
+// A JobManager that joined the group later is found, and gets lines, too.
+func TestNewMember(t *testing.T) {
+	got := make(chan string, 1)
+	later := newJobManager(t, ServerConfig{Lines: func(_, _ string, _ uint64, entries []joblog.Entry) error {
+		got <- entries[0].Text
+		return nil
+	}})
+	first := newJobManager(t, ServerConfig{Members: func() []string { return []string{later.addr} }})
+	stop := first.lead(t, 1)
+	lines := NewLines("tm1", 0)
+	c, _ := run(t, newRecorder("tm1"), ClientConfig{Lines: lines}, first.addr)
+	first.join(t)
+	lines.Append("j", joblog.Entry{Text: "hello"})
+	if text := receive(t, got); text != "hello" {
+		t.Errorf("%q", text)
+	}
+	stop()
+	later.lead(t, 2)
+	later.join(t)
+	if all := c.jobManagers(); !cmp.Equal(all, []string{first.addr, later.addr}) {
+		t.Errorf("JobManagers %v", all)
 	}
 }
 

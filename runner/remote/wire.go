@@ -31,6 +31,8 @@ type leadership struct {
 	Leads bool   `json:"leads,omitempty"` // it does itself
 	Addr  string `json:"addr,omitempty"`  // of the leader, if another
 	Term  uint64 `json:"term,omitempty"`
+	// Members are the addresses of all JobManagers, if it leads.
+	Members []string `json:"members,omitempty"`
 }
 
 // up is a message from a TaskManager. Only the first has a hello.
