@@ -122,6 +122,13 @@ func (n *Node) joinGroup() error {
 			m, term, ok := n.raft.Leader()
 			return m.Addr, term, ok
 		},
+		Members: func() []string {
+			var addrs []string
+			for _, m := range n.raft.Members() {
+				addrs = append(addrs, m.Addr)
+			}
+			return addrs
+		},
 		Lease: n.cfg.Lease,
 		Lines: n.takeLines,
 		Log:   n.log,
