@@ -41,24 +41,22 @@ var Start = Mark{Watermark: element.MinTimestamp}
 var End = Mark{Watermark: element.MaxTimestamp}
 
 // Least is the mark of several channels that are read as one: the least of
-// those that aren't idle. It is idle if all are, with the greatest of their
-// watermarks: nothing that comes can be older than what the last of them has
-// promised without being late. Of no channels it is the End.
+// those that aren't idle. If all that haven't ended are idle, so is the whole,
+// at the greatest of their watermarks: what the last of them has promised is
+// as far as time got. It is the End only when all have ended, or there are none.
 func Least(marks ...Mark) Mark {
-	out, idle := element.MaxTimestamp, element.MinTimestamp
-	active := len(marks) == 0
+	least, idle := End, Mark{Watermark: element.MinTimestamp}
 	for _, m := range marks {
 		if m.Idle {
-			idle = max(idle, m.Watermark)
-			continue
+			idle = Mark{Watermark: max(idle.Watermark, m.Watermark), Idle: true}
+		} else {
+			least.Watermark = min(least.Watermark, m.Watermark)
 		}
-		active = true
-		out = min(out, m.Watermark)
 	}
-	if !active {
-		return Mark{Watermark: idle, Idle: true}
+	if least == End && idle.Idle {
+		return idle
 	}
-	return Mark{Watermark: out}
+	return least
 }
 
 // A Tracker keeps the watermarks of a stage. It is not safe for concurrent use.
