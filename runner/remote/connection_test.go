@@ -76,7 +76,7 @@ func TestOneWay(t *testing.T) {
 	}{{"up", true, false}, {"down", false, true}, {"both", true, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			jm := newJobManager(t, ServerConfig{Lease: 2 * time.Second})
+			jm := newJobManager(t, ServerConfig{Lease: 3 * time.Second})
 			jm.lead(t, 1)
 			w := newWire(t, jm.addr)
 			local := newRecorder("tm1")
