@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"trestle/coders"
+	"trestle/fnapi/fnapitest"
 	"trestle/runner/bundle/bundletest"
 	"trestle/runner/region"
 	"trestle/runner/task"
@@ -132,4 +133,31 @@ func TestQueueIsNotBegunByAsking(t *testing.T) {
 	if f := r.end(other.ID).Failed; f == nil || f.Cause != task.CauseRunner {
 		t.Errorf("%+v, want the runner's fault", f)
 	}
+}
+
+// The keeper of a queue is lost while a task elsewhere has work of it in hand:
+// the task fails when it wants to say what became of it.
+func TestKeeperIsLost(t *testing.T) {
+	begun, lost := make(chan struct{}, 2), make(chan struct{})
+	p := &splitter{managers: 2}
+	p.emit = func(_ *fnapitest.Call, _ span, i int) error {
+		if i == 0 {
+			begun <- struct{}{}
+			<-lost
+		}
+		return nil
+	}
+	r := newSource(t, p, func(c *task.Config) { c.QueueRetry = 200 * time.Millisecond }, span{"x", 0, 10}, span{"y", 0, 10})
+	stage := r.stage("Read.process")
+	specs := []task.Spec{r.spec(stage, 0, 2, 1), r.spec(stage, 1, 2, 1)}
+	r.start(specs...)
+	<-begun
+	<-begun // each has one
+	r.members[0].silence()
+	close(lost)
+	if f := r.end(specs[1].ID).Failed; f == nil || f.Cause != task.CauseRunner || !strings.Contains(f.Message, "tm-0") {
+		t.Errorf("%+v, want the runner's fault, with tm-0", f)
+	}
+	r.tm.Cancel([]task.ID{specs[0].ID}) // it waits for the other to be silent for long enough
+	r.end(specs[0].ID)
 }

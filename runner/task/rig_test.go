@@ -76,6 +76,7 @@ type member struct {
 	service *shuffle.Service
 	tm      *task.TaskManager
 	serve   func() (stop func()) // what other TaskManagers ask for; nil where there is no other
+	silence func()               // what serve gave: it ends that
 }
 
 // Plan and BundleElements are task.Plans' methods.
@@ -151,7 +152,6 @@ func (r *rig) newMember(n int, o options, net *loopback) *member {
 func (r *rig) serveAll() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	var stops []func()
 	for _, m := range r.members {
 		all.Go(func() {
 			if err := m.tm.Run(ctx); err != nil {
@@ -164,15 +164,17 @@ func (r *rig) serveAll() {
 			}
 		})
 		if m.serve != nil {
-			stops = append(stops, m.serve())
+			m.silence = m.serve()
 		}
 	}
 	r.t.Cleanup(func() {
 		for _, m := range r.members {
 			m.tm.ReleaseJob("job")
 		}
-		for _, stop := range stops {
-			stop()
+		for _, m := range r.members {
+			if m.silence != nil {
+				m.silence()
+			}
 		}
 		cancel()
 		all.Wait()
