@@ -21,8 +21,8 @@ func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 	switch level {
 	case hclog.Warn:
 		as = slog.LevelWarn
-	case hclog.Error:
-		as = slog.LevelError
+	case hclog.Error: // it says so of every peer that is down
+		as = slog.LevelWarn
 	}
 	l.to.Log(context.Background(), as, "raft: "+msg, args...)
 }

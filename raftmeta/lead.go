@@ -226,16 +226,10 @@ func (j *Journal) Append(ctx context.Context, records ...catalog.Record) error {
 }
 
 func (n *Node) append(ctx context.Context, entries [][]byte) error {
-	futures := make([]raft.ApplyFuture, len(entries))
-	n.appending.Lock()
-	for i, e := range entries {
-		if ctx.Err() != nil {
-			n.appending.Unlock()
-			return ErrNotLeader
-		}
-		futures[i] = n.raft.Apply(e, 0)
+	futures := n.handOver(ctx, entries)
+	if len(futures) < len(entries) {
+		return ErrNotLeader
 	}
-	n.appending.Unlock()
 	for _, f := range futures {
 		if err := f.Error(); err != nil {
 			return notLeading(err)
@@ -245,6 +239,25 @@ func (n *Node) append(ctx context.Context, entries [][]byte) error {
 		return err
 	}
 	return nil
+}
+
+// handOver gives the entries to Raft, or some of them if leadership was lost:
+// without its last entry a batch is nothing.
+func (n *Node) handOver(ctx context.Context, entries [][]byte) (futures []raft.ApplyFuture) {
+	if len(entries) == 1 {
+		n.appending.RLock()
+		defer n.appending.RUnlock()
+	} else {
+		n.appending.Lock()
+		defer n.appending.Unlock()
+	}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			break
+		}
+		futures = append(futures, n.raft.Apply(e, 0))
+	}
+	return futures
 }
 
 // notLeading wraps Raft's errors for a node that doesn't lead or no longer.

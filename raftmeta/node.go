@@ -95,7 +95,7 @@ type Node struct {
 	closing sync.Once
 	closed  error // of Close
 
-	appending sync.Mutex // held while a batch is handed to Raft, whose parts must not mix with another's
+	appending sync.RWMutex // held while a batch is handed to Raft; one of several entries holds it alone, so that none comes between them
 	appends   meter
 
 	mu        sync.Mutex
@@ -182,7 +182,9 @@ func (n *Node) start() error {
 	conf.LocalID = raft.ServerID(n.cfg.ID)
 	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = n.cfg.HeartbeatTimeout, n.cfg.ElectionTimeout, n.cfg.LeaseTimeout
 	conf.SnapshotInterval, conf.SnapshotThreshold, conf.TrailingLogs = n.cfg.SnapshotInterval, n.cfg.SnapshotEntries, n.cfg.TrailingEntries
-	conf.BatchApplyCh = true      // what waits is stored with one sync
+	// What still stands in that buffer when Raft shuts down is never answered.
+	// Appends that wait at the same time are stored together without it, too.
+	conf.BatchApplyCh = false
 	conf.ShutdownOnRemove = false // a removed node says so instead
 	conf.NoLegacyTelemetry = true
 	conf.Logger = newRaftLog(n.cfg.Log)

@@ -16,7 +16,8 @@ import (
 )
 
 // A Stream is the network, as the caller wants it: plain TCP or mutual TLS.
-// Whoever can open a connection is trusted; see package comment.
+// Whoever can open a connection is trusted: beyond loopback that must be
+// mutual TLS.
 type Stream interface {
 	net.Listener
 	Dial(addr string, timeout time.Duration) (net.Conn, error)
