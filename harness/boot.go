@@ -129,6 +129,7 @@ type process struct {
 	path   string                      // of a PROCESS environment's command
 	env    map[string]string           // of a PROCESS environment
 	binary *pipepb.ArtifactInformation // in place of path: the staged Go worker
+	own    bool                        // path is this program, which has the worker as a command
 }
 
 func (p *process) String() string { return p.name }
@@ -147,6 +148,9 @@ func (p *process) launch(ctx context.Context, f *fleet, name string, w contract.
 	c := child.Command{Path: p.path, Args: w.BootArgs(), Dir: dir.path, Mark: w.ID, Output: f.output(name)}
 	if p.binary != nil {
 		c.Path, c.Args = f.binaryPath(), w.GoWorkerArgs()
+	}
+	if p.own {
+		c.Args = append([]string{"harness"}, w.GoWorkerArgs()...)
 	}
 	c.Env = append(contract.Inherited(environ()), told...)
 	for _, name := range slices.Sorted(maps.Keys(p.env)) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -24,6 +25,7 @@ const (
 	urnDocker    = "beam:env:docker:v1"
 	urnAnyOf     = "beam:env:anyof:v1"
 	urnDefault   = "beam:env:default:v1"
+	urnOwn       = "trestle:env:harness:v1" // of Trestle's own transforms
 	urnMultiCore = "beam:protocol:multi_core_bundle_processing:v1"
 	urnGoWorker  = "beam:artifact:role:go_worker_binary:v1"
 	urnStagingTo = "beam:artifact:role:staging_to:v1"
@@ -87,6 +89,8 @@ func (p *Pool) planDeep(env *pipepb.Environment, depth int) (plan, error) {
 		launch, err = p.planDocker(env)
 	case urnAnyOf:
 		return p.planAnyOf(env, depth)
+	case urnOwn:
+		launch, err = p.planOwn()
 	case "":
 		err = errors.New("no environment type is given; " + workable)
 	case urnDefault:
@@ -173,6 +177,19 @@ func (p *Pool) planProcess(env *pipepb.Environment) (launcher, error) {
 		return nil, fmt.Errorf("process environment: %w", err)
 	}
 	return &process{name: fmt.Sprintf("worker process %q", command), path: path, env: payload.GetEnv()}, nil
+}
+
+// planOwn starts this program as the worker of Trestle's own transforms. It
+// runs no code of a client's, so no policy is asked.
+func (p *Pool) planOwn() (launcher, error) {
+	path := p.options.Self
+	if path == "" {
+		var err error
+		if path, err = os.Executable(); err != nil {
+			return nil, fmt.Errorf("the worker of Trestle's own transforms: %w", err)
+		}
+	}
+	return &process{name: "the worker of Trestle's own transforms", path: path, own: true}, nil
 }
 
 func (p *Pool) planDocker(env *pipepb.Environment) (launcher, error) {

@@ -39,6 +39,9 @@ type Options struct {
 	MaxRestarts int
 	// Processes says which commands PROCESS environments may run.
 	Processes ProcessPolicy
+	// Self is the program that is started with the argument harness for Trestle's
+	// own transforms; this one if empty.
+	Self string
 	// Output is given each line that a worker process writes to its standard
 	// output or error, and the worker's name. It must not block; the bytes are valid during the call.
 	Output func(job, worker string, line []byte)
