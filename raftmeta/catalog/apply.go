@@ -51,6 +51,8 @@ func (s *State) apply(r Record) error {
 		err = j.finish(r)
 	case *TasksReset:
 		err = j.reset(r)
+	case *TaskDoubled:
+		err = j.double(r)
 	case *StopRequested:
 		err = j.stop(r)
 	case *JobEnded:
@@ -224,7 +226,7 @@ func checkChoice(st *jobgraph.Stage, c *StageChoice) error {
 func (s *Stage) choose(c StageChoice) {
 	var first uint32
 	for i := range s.Tasks {
-		first = max(first, s.Tasks[i].Attempt+1)
+		first = max(first, s.Tasks[i].next())
 	}
 	old := s.Tasks
 	s.StageChoice = c
@@ -251,10 +253,26 @@ func (j *Job) task(id TaskID) (*Stage, *Task, error) {
 		return nil, nil, fmt.Errorf("stage %s has %d tasks", id.Stage, len(st.Tasks))
 	}
 	t := &st.Tasks[id.Index]
-	if t.Attempt != id.Attempt {
+	if t.Attempt != id.Attempt && !t.Live(id.Attempt) {
 		return nil, nil, fmt.Errorf("the task's attempt is %d", t.Attempt)
 	}
 	return st, t, nil
+}
+
+func (j *Job) double(r *TaskDoubled) error {
+	first := r.Task
+	first.Attempt--
+	_, t, err := j.task(first)
+	switch {
+	case err != nil:
+		return err
+	case t.Done != nil:
+		return fmt.Errorf("the task has finished")
+	case t.Second > 0:
+		return fmt.Errorf("the task has a second attempt")
+	}
+	t.Second = r.Task.Attempt
+	return nil
 }
 
 func (j *Job) finish(r *TaskFinished) error {
@@ -273,7 +291,7 @@ func (j *Job) finish(r *TaskFinished) error {
 			return fmt.Errorf("output %d of stage %s is %s, not %s", i, r.Task.Stage, st.Outputs[i].Dataset, o.Dataset)
 		}
 	}
-	t.Done = r
+	t.Done, t.Attempt = r, r.Task.Attempt
 	st.Finished++
 	j.metricsBytes += int64(len(r.Metrics))
 	if !st.Complete() {
@@ -333,7 +351,7 @@ func (j *Job) takeBack(x TaskRange) {
 	wasComplete := st.Complete()
 	for i := x.Lo; i < x.Hi; i++ {
 		t := &st.Tasks[i]
-		t.Attempt++
+		t.Attempt, t.Second = t.next(), 0
 		if t.Done != nil {
 			j.metricsBytes -= int64(len(t.Done.Metrics))
 			t.Done = nil

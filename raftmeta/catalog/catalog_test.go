@@ -78,6 +78,24 @@ func managers() []Record {
 	}
 }
 
+// doubled is a job whose tasks are run twice at once: of one the second attempt
+// is first, of the other the first; and both run again.
+func doubled() []Record {
+	second := Instant(time.Second)
+	finished := func(index int, attempt uint32) *TaskFinished {
+		return &TaskFinished{Job: "j", Task: TaskID{"s2", index, attempt}, TaskManager: "a", Ended: 9 * second}
+	}
+	return append(slices.Clone(story()[:5]),
+		&TaskDoubled{Job: "j", Task: TaskID{"s2", 0, 1}, At: 8 * second, Why: "it is slow"},
+		&TaskDoubled{Job: "j", Task: TaskID{"s2", 1, 1}, At: 8 * second},
+		finished(0, 1),
+		&TasksReset{Job: "j", At: 9 * second, Tasks: []TaskRange{{"s2", 0, 2}}},
+		&TaskDoubled{Job: "j", Task: TaskID{"s2", 1, 3}, At: 9 * second},
+		finished(1, 2),
+		finished(0, 2),
+	)
+}
+
 func fold(t testing.TB, records []Record) *State {
 	t.Helper()
 	s := NewState()
@@ -118,11 +136,42 @@ job k "failing" FAILED: user s1[0]#0 on a: oops
 	}
 }
 
+// Of two attempts the one that finishes first counts, and the other never does.
+func TestDoubled(t *testing.T) {
+	records := doubled()
+	for n, want := range map[int]string{
+		7:  "  r2 s2 0 of 2: 0-1#0+1\n",
+		8:  "  r2 s2 1 of 2: 0#1 done, 1#0+1\n",
+		9:  "  r2 s2 0 of 2: 0-1#2\n",
+		11: "  r2 s2 1 of 2: 0#2, 1#2+3 done\n",
+	} {
+		if got := fold(t, records[:n]).String(); !strings.HasSuffix(got, want) {
+			t.Errorf("after %d records:\n%swant\n%s", n, got, want)
+		}
+	}
+	s := fold(t, records[:11])
+	late := *records[10].(*TaskFinished)
+	late.Task.Attempt = 3
+	for want, r := range map[string]Record{
+		"attempt is 2": &late,
+		"has finished": &TaskDoubled{Job: "j", Task: TaskID{"s2", 1, 3}},
+		"no stage s3":  &TaskDoubled{Job: "j", Task: TaskID{"s3", 0, 1}},
+	} {
+		if err := s.Apply(r); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", r, err, want)
+		}
+	}
+}
+
 // A state is the same whether its records came at once, by way of the journal
 // or by way of a snapshot, and goes on the same.
 func TestRoundTrips(t *testing.T) {
-	records := append(story(), managers()[:1]...)
-	records = append(records, managers()[2:]...)
+	roundTrips(t, slices.Concat(story(), managers()[:1], managers()[2:]))
+	roundTrips(t, doubled())
+}
+
+func roundTrips(t *testing.T, records []Record) {
+	t.Helper()
 	for n := range records {
 		straight, coded := NewState(), NewState()
 		for _, r := range records[:n] {
@@ -204,6 +253,7 @@ func TestGolden(t *testing.T) {
 	for name, want := range map[string][]Record{
 		"records.v1":      withSnapshot(t, story()),
 		"taskmanagers.v1": withSnapshot(t, managers()),
+		"doubled.v1":      withSnapshot(t, doubled()),
 	} {
 		t.Run(name, func(t *testing.T) { openGolden(t, filepath.Join("testdata", name), want) })
 	}
@@ -350,7 +400,7 @@ func TestSketch(t *testing.T) {
 // FuzzDecode feeds bytes with a right checksum, so that what lies behind it is
 // reached; whatever comes out must be foldable without harm.
 func FuzzDecode(f *testing.F) {
-	for _, r := range append(withSnapshot(f, story()), managers()...) {
+	for _, r := range slices.Concat(withSnapshot(f, story()), managers(), doubled()) {
 		data, err := Encode(r)
 		if err != nil {
 			f.Fatal(err)

@@ -17,6 +17,7 @@ const (
 	kindTasksRestored     kind = 9
 	kindTaskManagerJoined kind = 10
 	kindTaskManagerLost   kind = 11
+	kindTaskDoubled       kind = 12
 )
 
 func (*JobAccepted) kind() kind       { return kindJobAccepted }
@@ -30,6 +31,7 @@ func (*JobRestored) kind() kind       { return kindJobRestored }
 func (*TasksRestored) kind() kind     { return kindTasksRestored }
 func (*TaskManagerJoined) kind() kind { return kindTaskManagerJoined }
 func (*TaskManagerLost) kind() kind   { return kindTaskManagerLost }
+func (*TaskDoubled) kind() kind       { return kindTaskDoubled }
 
 // newRecord returns an empty record of the kind, or nil.
 func newRecord(k kind) Record {
@@ -56,6 +58,8 @@ func newRecord(k kind) Record {
 		return &TaskManagerJoined{}
 	case kindTaskManagerLost:
 		return &TaskManagerLost{}
+	case kindTaskDoubled:
+		return &TaskDoubled{}
 	}
 	return nil
 }
@@ -142,3 +146,5 @@ func (r *TasksRestored) String() string {
 
 func (r *TaskManagerJoined) String() string { return fmt.Sprintf("join %s slots=%d", r.Name, r.Slots) }
 func (r *TaskManagerLost) String() string   { return "lose " + r.Name }
+
+func (r *TaskDoubled) String() string { return fmt.Sprintf("double %s %s", r.Job, r.Task) }

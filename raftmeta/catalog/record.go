@@ -233,6 +233,15 @@ type TasksReset struct {
 	Delay time.Duration `json:"delay,omitempty"`
 }
 
+// TaskDoubled lets a second attempt of a task run beside the first, which is
+// slow. Whichever finishes first is the one that counts.
+type TaskDoubled struct {
+	Job  JobID   `json:"job"`
+	Task TaskID  `json:"task"` // the second attempt: one more than the first
+	At   Instant `json:"at"`
+	Why  string  `json:"why,omitempty"` // for people
+}
+
 // A StopMode says how a running job is to end early.
 type StopMode string
 
@@ -302,6 +311,7 @@ func (r *JobEnded) JobID() JobID          { return r.Job }
 func (r *JobForgotten) JobID() JobID      { return r.Job }
 func (r *JobRestored) JobID() JobID       { return r.State.ID }
 func (r *TasksRestored) JobID() JobID     { return r.Job }
+func (r *TaskDoubled) JobID() JobID       { return r.Job }
 func (*TaskManagerJoined) JobID() JobID   { return "" }
 func (*TaskManagerLost) JobID() JobID     { return "" }
 

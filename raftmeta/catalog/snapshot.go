@@ -153,7 +153,7 @@ func (s *Stage) String() string {
 	for lo := 0; lo < len(s.Tasks); {
 		t := s.Tasks[lo]
 		hi := lo + 1
-		for hi < len(s.Tasks) && s.Tasks[hi].Attempt == t.Attempt && (s.Tasks[hi].Done != nil) == (t.Done != nil) {
+		for hi < len(s.Tasks) && s.Tasks[hi].Attempt == t.Attempt && s.Tasks[hi].Second == t.Second && (s.Tasks[hi].Done != nil) == (t.Done != nil) {
 			hi++
 		}
 		if lo > 0 {
@@ -164,6 +164,9 @@ func (s *Stage) String() string {
 			fmt.Fprintf(&b, "-%d", hi-1)
 		}
 		fmt.Fprintf(&b, "#%d", t.Attempt)
+		if t.Second > t.Attempt {
+			fmt.Fprintf(&b, "+%d", t.Second)
+		}
 		if t.Done != nil {
 			b.WriteString(" done")
 		}

@@ -130,7 +130,18 @@ type Task struct {
 	Losses    int           `json:"losses,omitempty"`    // that don't
 	NotBefore Instant       `json:"notBefore,omitempty"` // when it may start
 	Done      *TaskFinished `json:"done,omitempty"`      // of this attempt
+	// Second is an attempt that was let run beside the first, 0 if none was. When
+	// it has finished first, it is Attempt as well.
+	Second uint32 `json:"second,omitempty"`
 }
+
+// Live reports whether the attempt is one of those that may yet finish the task.
+func (t *Task) Live(attempt uint32) bool {
+	return t.Done == nil && (attempt == t.Attempt || t.Second > 0 && attempt == t.Second)
+}
+
+// next is an attempt that nobody has begun.
+func (t *Task) next() uint32 { return max(t.Attempt, t.Second) + 1 }
 
 // A Region is what is known of one region.
 type Region struct {
