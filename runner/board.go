@@ -183,7 +183,12 @@ func (b *Board) fold(r catalog.Record) {
 	case *catalog.ParallelismChosen:
 		l.begin(r.At.Time())
 	case *catalog.TaskFinished:
-		delete(l.running, r.Task)
+		first, second := r.Task, r.Task
+		first.Attempt--
+		second.Attempt++
+		for _, id := range []catalog.TaskID{r.Task, first, second} { // at most two ran
+			delete(l.running, id)
+		}
 	case *catalog.TasksReset:
 		l.forget(j)
 	case *catalog.StopRequested:
@@ -198,7 +203,7 @@ func (b *Board) fold(r catalog.Record) {
 // forget drops attempts that were given up.
 func (l *live) forget(j *catalog.Job) {
 	for id := range l.running {
-		if j.Stages[j.StageAt(id.Stage)].Tasks[id.Index].Attempt != id.Attempt {
+		if !j.Stages[j.StageAt(id.Stage)].Tasks[id.Index].Live(id.Attempt) {
 			delete(l.running, id)
 		}
 	}
@@ -224,7 +229,7 @@ func (b *Board) adopt(manager string, runs []schedule.RunningTask) {
 			continue
 		}
 		at := j.StageAt(r.ID.Stage)
-		if at < 0 || r.ID.Index < 0 || r.ID.Index >= len(j.Stages[at].Tasks) || j.Stages[at].Tasks[r.ID.Index].Attempt != r.ID.Attempt {
+		if at < 0 || r.ID.Index < 0 || r.ID.Index >= len(j.Stages[at].Tasks) || !j.Stages[at].Tasks[r.ID.Index].Live(r.ID.Attempt) {
 			continue
 		}
 		l.running[r.ID] = &runningTask{manager: manager, slot: r.Slot}

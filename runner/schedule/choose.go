@@ -41,7 +41,7 @@ func (c *call) toChoose(j *catalog.Job, region, slots int) bool {
 		at := j.StageAt(id)
 		for i := range j.Stages[at].Tasks {
 			t := &j.Stages[at].Tasks[i]
-			if t.Done != nil || js.launched[at][i] == t.Attempt+1 {
+			if t.Done != nil || js.begun(t, at, i) {
 				return false // it has begun
 			}
 		}

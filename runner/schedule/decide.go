@@ -216,7 +216,7 @@ func (c *call) wanted(job catalog.JobID, id catalog.TaskID) bool {
 		return false
 	}
 	t := task(j, id)
-	return t != nil && t.Attempt == id.Attempt
+	return t != nil && (t.Attempt == id.Attempt || t.Live(id.Attempt))
 }
 
 // task returns the task with that index, whatever its attempt, or nil.

@@ -34,12 +34,15 @@ func (e finished) decide(c *call) {
 		return
 	}
 	t := task(j, e.r.Task)
-	if j.State.Terminal() || t == nil || t.Attempt != e.r.Task.Attempt {
+	if j.State.Terminal() || t == nil || t.Attempt != e.r.Task.Attempt && !t.Live(e.r.Task.Attempt) {
 		c.discard(e.r, ran)
 		return
 	}
 	if t.Done != nil {
 		return
+	}
+	if t.Second > 0 {
+		c.stray = true // the other attempt is to stop
 	}
 	r := *e.r
 	var missing jobgraph.DatasetID
@@ -209,6 +212,9 @@ func (e failed) decide(c *call) {
 	if ran != nil {
 		c.trouble(ran.manager, e.job, e.f)
 	}
+	if e.f.Kind != catalog.FailurePartition && c.otherRuns(j, e.f.Task) {
+		return // what it comes to, the other attempt decides
+	}
 	if c.follows(j, e) {
 		c.seen.job(j).unexplained = append(c.seen.job(j).unexplained, e)
 		return
@@ -318,7 +324,7 @@ func (c *call) makeGood(ran []*running, f catalog.Failure) {
 		}
 		var seeds []unit
 		for _, r := range ran {
-			if r.job == j.ID && c.wanted(r.job, r.id) && task(j, r.id).Done == nil && c.seen.running[runKey{r.job, r.id}] == nil {
+			if r.job == j.ID && c.wanted(r.job, r.id) && task(j, r.id).Done == nil && c.seen.running[runKey{r.job, r.id}] == nil && !c.otherRuns(j, r.id) {
 				seeds = append(seeds, unitOf(j, j.StageAt(r.id.Stage), r.id.Index))
 			}
 		}

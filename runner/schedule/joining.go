@@ -33,7 +33,7 @@ func (e joined) decide(c *call) {
 		// Also one that is not wanted any more: it has the slot until it stops.
 		js := c.seen.job(j)
 		c.seen.vacate(r.Job, r.ID)
-		c.seen.occupy(m, max(r.Slot, -1), js, r.ID)
+		c.seen.occupy(m, max(r.Slot, -1), js, r.ID).since = c.now
 		if task(j, r.ID) != nil {
 			latest := &js.launched[j.StageAt(r.ID.Stage)][r.ID.Index]
 			*latest = max(*latest, r.ID.Attempt+1)
@@ -94,10 +94,10 @@ func (c *call) useful(j *catalog.Job, m *manager, id jobgraph.DatasetID, p jobgr
 	}
 	t := task(j, catalog.TaskID{Stage: j.Dataset(id).Producer, Index: p.Index})
 	switch {
+	case t != nil && t.Live(p.Attempt):
+		return true // its end is yet to be told
 	case t == nil || t.Attempt != p.Attempt:
 		return false
-	case t.Done == nil:
-		return true // its end is yet to be told
 	}
 	return t.Done.TaskManager == m.name && !c.readAll(j, id)
 }
@@ -112,6 +112,7 @@ func (e known) decide(c *call) {
 		c.seen.job(j) // nobody may have told of it: all of it is in doubt
 	}
 	c.seen.known = true
+	c.stray = true // of those that have joined
 	for _, m := range slices.Clone(c.state.TaskManagers()) {
 		if c.seen.manager(m.Name) == nil {
 			c.propose(&catalog.TaskManagerLost{Name: m.Name, At: e.at})
@@ -163,7 +164,7 @@ func (c *call) orphans(j *catalog.Job, failed map[runKey]bool) []unit {
 		for i := range st.Tasks {
 			t := &st.Tasks[i]
 			key := runKey{j.ID, catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}}
-			if t.Done == nil && c.seen.running[key] == nil && !failed[key] {
+			if t.Done == nil && c.seen.running[key] == nil && !failed[key] && !c.otherRuns(j, key.id) {
 				units = append(units, unitOf(j, s, i))
 			}
 		}

@@ -41,6 +41,10 @@ type Policy struct {
 	// Losses bounds how often one task is made again for the fault of others (a
 	// lost TaskManager, a corrupt partition); default 16.
 	Losses int
+	// SlowAfter is how long a task may take whatever others took, before a second
+	// attempt of it is started in a slot that is idle; default 30 s. Less than zero:
+	// there are no second attempts.
+	SlowAfter time.Duration
 	// HistoryJobs, HistoryTasks and HistoryBytes bound the ended jobs that are
 	// remembered, by their number, by the number of their tasks, and by the size
 	// of those tasks' metrics; defaults 1000, 200,000 and 64 MiB. The job that
@@ -57,6 +61,7 @@ func (p Policy) WithDefaults() Policy {
 	setDefault(&p.TasksPerSlot, 32)
 	setDefault(&p.KeyGroups, 128)
 	setDefault(&p.Losses, 16)
+	setDefault(&p.SlowAfter, 30*time.Second)
 	setDefault(&p.HistoryJobs, 1000)
 	setDefault(&p.HistoryTasks, 200_000)
 	setDefault(&p.HistoryBytes, 64<<20)
@@ -66,7 +71,7 @@ func (p Policy) WithDefaults() Policy {
 	return p
 }
 
-func setDefault[T int | int64](field *T, value T) {
+func setDefault[T int | int64 | time.Duration](field *T, value T) {
 	if *field == 0 {
 		*field = value
 	}

@@ -56,7 +56,7 @@ func runSim(t *rapid.T, faults bool) {
 		managers: map[string]map[int][]simTask{}, slots: map[string]int{}, held: map[heldKey]string{}, queues: map[HeldQueue]string{},
 		read: map[runKey][]Input{}, finished: map[runKey]bool{}, starts: map[runKey]int{}, jobs: map[catalog.JobID]*jobgraph.Graph{},
 	}
-	s.world.policy = Policy{TargetBytes: 100, LeastBytes: 10, TasksPerSlot: 3, KeyGroups: 8, SpreadGroups: 5, Losses: 1 << 30}
+	s.world.policy = Policy{TargetBytes: 100, LeastBytes: 10, TasksPerSlot: 3, KeyGroups: 8, SpreadGroups: 5, Losses: 1 << 30, SlowAfter: -1}
 	for i := range rapid.IntRange(1, 3).Draw(t, "managers") {
 		s.join(fmt.Sprintf("m%d", i), rapid.IntRange(1, 3).Draw(t, "slots"))
 	}

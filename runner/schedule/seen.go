@@ -45,8 +45,9 @@ type running struct {
 	job       catalog.JobID
 	id        catalog.TaskID
 	manager   *manager
-	slot      int  // -1: none any more
-	cancelled bool // it was told to stop
+	slot      int             // -1: none any more
+	since     catalog.Instant // when it was started, or first heard of
+	cancelled bool            // it was told to stop
 }
 
 type runKey struct {
@@ -230,12 +231,12 @@ func (s *Seen) removeManager(m *manager) (ran []*running) {
 
 // occupy puts a task into a slot, which is free or holds tasks of the same
 // column; or, if the slot is -1, notes that its end is yet to be told.
-func (s *Seen) occupy(m *manager, at int, js *jobSeen, id catalog.TaskID) {
+func (s *Seen) occupy(m *manager, at int, js *jobSeen, id catalog.TaskID) *running {
 	r := &running{job: js.id, id: id, manager: m, slot: at}
 	s.running[runKey{js.id, id}] = r
 	if at < 0 {
 		m.ended = append(m.ended, r)
-		return
+		return r
 	}
 	sl := &m.slots[at]
 	if sl.job == nil {
@@ -244,6 +245,7 @@ func (s *Seen) occupy(m *manager, at int, js *jobSeen, id catalog.TaskID) {
 		m.free--
 	}
 	sl.tasks = append(sl.tasks, r)
+	return r
 }
 
 // vacate takes an ended task out of its slot. It returns where it ran, or nil
@@ -364,6 +366,12 @@ func (js *jobSeen) keeps(j *catalog.Job, name string) bool {
 		}
 	}
 	return false
+}
+
+// begun reports whether the task was started, or a second attempt of it.
+func (js *jobSeen) begun(t *catalog.Task, stage, index int) bool {
+	n := js.launched[stage][index]
+	return n == t.Attempt+1 || t.Second > 0 && n == t.Second+1
 }
 
 // queue is the current generation of a stage's restriction queue.

@@ -52,7 +52,9 @@ func (c *call) startReady() {
 	}
 	if len(queue) > 0 {
 		c.wakeForShunned()
+		return
 	}
+	c.startTwice()
 }
 
 // turn returns whose turn it is: the job's that has the least for its priority.
@@ -158,7 +160,7 @@ func (w *waiting) mayStart(c *call, u unit) answer {
 		}
 		t := &w.j.Stages[at].Tasks[i]
 		switch {
-		case t.Done != nil || w.js.launched[at][i] == t.Attempt+1:
+		case t.Done != nil || w.js.begun(t, at, i):
 			return never
 		case t.NotBefore > c.now:
 			c.wakeAt(t.NotBefore)
@@ -189,6 +191,10 @@ func (w *waiting) stopping(c *call, u unit) bool {
 			if c.seen.running[runKey{w.j.ID, latest}] != nil {
 				return true
 			}
+			latest.Attempt-- // which the latest may have been the second of
+			if launched[i] > 1 && c.seen.running[runKey{w.j.ID, latest}] != nil {
+				return true
+			}
 		}
 	}
 	return false
@@ -216,22 +222,28 @@ func (c *call) launch(w *waiting, u unit, on []*manager) {
 
 // place gives a column its slot. Of its tasks it tells the ids.
 func (c *call) place(w *waiting, region, col int, on []*manager) Start {
+	var ids []catalog.TaskID
+	for _, id := range w.j.Graph.Regions[region].Stages {
+		if st := w.j.Stages[w.j.StageAt(id)]; col < len(st.Tasks) {
+			ids = append(ids, catalog.TaskID{Stage: id, Index: col, Attempt: st.Tasks[col].Attempt})
+		}
+	}
+	return c.placeTasks(w, ids, on)
+}
+
+// placeTasks gives tasks a slot together.
+func (c *call) placeTasks(w *waiting, ids []catalog.TaskID, on []*manager) Start {
 	m, at := pick(on)
 	if _, told := c.state.TaskManager(m.name); !told {
 		c.propose(&catalog.TaskManagerJoined{Name: m.name, At: c.now, Slots: len(m.slots)})
 	}
 	start := Start{TaskManager: m.name, Slot: at, Job: w.j.ID, Plan: w.j.Plan}
-	for _, id := range w.j.Graph.Regions[region].Stages {
-		stage := w.j.StageAt(id)
-		st := w.j.Stages[stage]
-		if col >= len(st.Tasks) {
-			continue
-		}
-		t := catalog.TaskID{Stage: id, Index: col, Attempt: st.Tasks[col].Attempt}
-		start.Tasks = append(start.Tasks, TaskSpec{ID: t})
-		c.seen.occupy(m, at, w.js, t)
-		w.js.launched[stage][col] = t.Attempt + 1
-		if q := w.js.queue(stage, st); w.j.Graph.Stages[stage].Root == jobgraph.RootRestrictions && q.at == "" {
+	for _, id := range ids {
+		stage := w.j.StageAt(id.Stage)
+		start.Tasks = append(start.Tasks, TaskSpec{ID: id})
+		c.seen.occupy(m, at, w.js, id).since = c.now
+		w.js.launched[stage][id.Index] = id.Attempt + 1
+		if q := w.js.queue(stage, w.j.Stages[stage]); w.j.Graph.Stages[stage].Root == jobgraph.RootRestrictions && q.at == "" {
 			q.at = m.name // kept where the first task is started
 		}
 	}
