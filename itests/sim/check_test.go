@@ -21,6 +21,7 @@ type checks struct {
 	lost    map[partKey]bool         // partitions that were told to be lost, or freed
 	reruns  int                      // finished tasks that were run again
 	resets  int
+	doubled int
 }
 
 type attemptKey struct {
@@ -74,6 +75,9 @@ func (k *checks) committed(index int, e entry) {
 		k.c.trace("counts: %s", r)
 		if reset, ok := r.(*catalog.TasksReset); ok {
 			k.reset(reset)
+		}
+		if _, ok := r.(*catalog.TaskDoubled); ok {
+			k.doubled++
 		}
 		if l, ok := r.(*catalog.TaskManagerLost); ok {
 			k.gaveUp(l.Name)

@@ -56,6 +56,7 @@ func newCluster(seed uint64, k kind, log io.Writer) *cluster {
 		policy: schedule.Policy{TargetBytes: 100, LeastBytes: 10, TasksPerSlot: 3, KeyGroups: 8, SpreadGroups: 5, Losses: 1 << 30},
 		coded:  w.Chance(0.05), mute: w.Chance(0.5),
 	}
+	c.policy.SlowAfter = pick(w, -1, time.Millisecond, 500*time.Millisecond)
 	c.check = newChecks(c)
 	for i := range 3 {
 		n := &raftNode{process: &process{w: w, name: fmt.Sprintf("jm%d", i+1)}, c: c, id: i, voted: -1, log: make([]entry, 1)}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -104,6 +105,9 @@ func (c *cluster) cutJobManagers(n *raftNode, long time.Duration) {
 func (c *cluster) troubleTaskManagers() {
 	m := c.managers[c.w.Rand.IntN(len(c.managers))]
 	long := c.w.Between(200*time.Millisecond, 8*time.Second)
+	if i := slices.IndexFunc(c.managers, func(m *taskManager) bool { return len(m.queues) > 0 }); i >= 0 && c.w.Chance(0.3) {
+		m = c.managers[i] // more hangs on it than on others
+	}
 	if !m.alive {
 		return
 	}

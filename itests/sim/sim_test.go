@@ -72,7 +72,7 @@ func (c *cluster) live() (err error) {
 
 // totals tell whether worlds are worth their while.
 type totals struct {
-	worlds, failed, terms, entries, starts, resets, reruns int
+	worlds, failed, terms, entries, starts, resets, reruns, doubled int
 }
 
 func (s *totals) add(c *cluster) {
@@ -82,8 +82,9 @@ func (s *totals) add(c *cluster) {
 	s.starts += len(c.check.starts)
 	s.resets += c.check.resets
 	s.reruns += c.check.reruns
+	s.doubled += c.check.doubled
 }
 
 func (s totals) String() string {
-	return fmt.Sprintf("%d worlds, %d failed: %d terms, %d entries, %d attempts, %d resets, %d finished tasks run again", s.worlds, s.failed, s.terms, s.entries, s.starts, s.resets, s.reruns)
+	return fmt.Sprintf("%d worlds, %d failed: %d terms, %d entries, %d attempts, %d resets, %d finished tasks run again, %d tasks run twice at once", s.worlds, s.failed, s.terms, s.entries, s.starts, s.resets, s.reruns, s.doubled)
 }

@@ -25,6 +25,7 @@ type attempt struct {
 	job       catalog.JobID
 	slot      int
 	nonce     uint64
+	began     catalog.Instant
 	cancelled bool
 	over      bool
 	log       *pulls   // of a restriction queue
@@ -217,7 +218,7 @@ func (a *attempt) fromInput() (sum uint64) {
 // finish writes the outputs and tells of them.
 func (a *attempt) finish() {
 	c := a.m.c
-	r := &catalog.TaskFinished{Job: a.job, Task: a.ID}
+	r := &catalog.TaskFinished{Job: a.job, Task: a.ID, Started: a.began}
 	st := a.stage()
 	for _, o := range a.Outputs {
 		p := &part{subs: make([][]uint64, o.Subpartitions), nonce: a.nonce, durable: a.m.durable}
