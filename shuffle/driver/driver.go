@@ -136,7 +136,7 @@ func (e lostError) Unwrap() []error {
 
 // LostIn lists the partitions that err says are missing or damaged.
 func LostIn(err error) []*PartitionError {
-	switch e := err.(type) { // not errors.As: there may be many
+	switch e := err.(type) { //nolint:errorlint // it unwraps by itself, since there may be many
 	case *PartitionError:
 		return []*PartitionError{e}
 	case lostError:

@@ -57,12 +57,12 @@ func (c *Client) OpenOnce(taskManager, exchange string, ids []driver.PartitionID
 
 func (c *Client) open(from, exchange string, ids []driver.PartitionID, lo, hi int, name string) *Reader {
 	r := &Reader{
-		c: c, from: from, ids: ids, name: name,
-		what: request{Exchange: exchange, Once: name != "", Reader: name, Lo: lo, Hi: hi, Window: c.cfg.Window},
-		wake: make(chan struct{}, 1),
-		done: make(chan struct{}),
+		c: c, from: from, ids: ids,
+		what:  request{Exchange: exchange, Once: name != "", Reader: name, Lo: lo, Hi: hi, Window: c.cfg.Window},
+		wake:  make(chan struct{}, 1),
+		done:  make(chan struct{}),
+		ready: make(chan struct{}),
 	}
-	r.ready = make(chan struct{})
 	if len(ids) == 0 {
 		r.err = io.EOF
 	}

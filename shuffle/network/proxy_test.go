@@ -1,7 +1,6 @@
 package network_test
 
 import (
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -102,9 +101,6 @@ func (p *proxy) copy(to, from net.Conn, cutAt, flip int64) {
 			return
 		}
 		if _, werr := to.Write(buf[:k]); werr != nil || err != nil {
-			if err != nil && err != io.EOF {
-				return
-			}
 			return
 		}
 	}
@@ -120,11 +116,7 @@ func (p *proxy) cut() {
 }
 
 // refuse says whether connections are let in.
-func (p *proxy) refuse(on bool) {
-	p.mu.Lock()
-	p.refuses = on
-	p.mu.Unlock()
-}
+func (p *proxy) refuse(on bool) { p.set(func() { p.refuses = on }) }
 
 // set changes what happens to connections from now on.
 func (p *proxy) set(change func()) {

@@ -28,7 +28,6 @@ type Reader struct {
 	c    *Client
 	from string // the TaskManager
 	ids  []driver.PartitionID
-	name string
 	what request // but for the progress
 
 	ready  chan struct{} // closed when the partitions were opened once, or err is set
