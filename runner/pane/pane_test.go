@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		if err := f.Value.Set("500"); err != nil { // histories are long
+		if err := f.Value.Set("300"); err != nil { // histories are long
 			panic(err)
 		}
 	}

@@ -199,7 +199,9 @@ func reach(windows []window.Window, from window.Window) []window.Window {
 
 func TestCheck(t *testing.T) {
 	a, b, c, d := window.Opaque([]byte("a"), 1), window.Opaque([]byte("b"), 2), window.Opaque([]byte("c"), 3), window.Opaque([]byte("d"), 4)
-	of := func(into window.Window, from ...window.Window) window.Merge { return window.Merge{Into: into, From: from} }
+	of := func(into window.Window, from ...window.Window) window.Merge {
+		return window.Merge{Into: into, From: from}
+	}
 	for i, test := range []struct {
 		merges []window.Merge
 		want   string
