@@ -49,6 +49,8 @@ func (n *Node) joinAway(cfg taskSideConfig) (err error) {
 	if n.side, err = newTaskSide(cfg); err != nil {
 		return err
 	}
+	// It holds secrets, and jobs of equal content don't mind to fetch it again.
+	n.side.stored.drop = func(hash string) { n.files.Forget(replica.Items(replica.Blob, hash)...) }
 	addr, err := advertised(n.cfg, n.ports.data)
 	if err != nil {
 		return err

@@ -22,13 +22,18 @@ type caretaker struct {
 	news chan string
 
 	began    time.Time
+	young    time.Duration // blobs that came so lately may be a job's that others are about to accept
 	watching sync.WaitGroup
 	watched  map[string]bool // only run's goroutine touches it
 	ended    chan string
 }
 
 func newCaretaker(n *Node) *caretaker {
-	return &caretaker{node: n, news: make(chan string, 256), watched: make(map[string]bool), ended: make(chan string), began: time.Now()}
+	young := 10 * time.Minute
+	if n.cfg.Role == Embedded {
+		young = 0 // submitting is held while there are such
+	}
+	return &caretaker{node: n, news: make(chan string, 256), watched: make(map[string]bool), ended: make(chan string), began: time.Now(), young: young}
 }
 
 // accepted tells of a new job. It never waits.
@@ -110,7 +115,7 @@ func (c *caretaker) tidyUp() {
 			keep[j.Plan] = true
 		}
 	}
-	if err := c.node.blobs.Sweep(context.Background(), func(hash string, _ time.Time) bool { return keep[hash] }); err != nil {
+	if err := c.node.blobs.Sweep(context.Background(), func(hash string, put time.Time) bool { return keep[hash] || time.Since(put) < c.young }); err != nil {
 		c.node.log.Error("what ended jobs needed can't be removed", "err", err)
 	}
 }

@@ -84,13 +84,16 @@ func unmarshalStoredJob(b []byte) (*storedJob, error) {
 // stored keeps the jobs that this process runs at hand.
 type stored struct {
 	open func(ctx context.Context, hash string) ([]byte, error)
+	// drop forgets what open has fetched for a job that runs no more; may be nil.
+	drop func(hash string)
 
-	mu   sync.Mutex
-	jobs map[string]*storedJob // by job id
+	mu     sync.Mutex
+	jobs   map[string]*storedJob // by job id
+	hashes map[string]string     // of what was opened, by job id
 }
 
 func newStored(open func(ctx context.Context, hash string) ([]byte, error)) *stored {
-	return &stored{open: open, jobs: map[string]*storedJob{}}
+	return &stored{open: open, jobs: map[string]*storedJob{}, hashes: map[string]string{}}
 }
 
 // Plan is task.Plans.
@@ -129,6 +132,9 @@ func (s *stored) load(ctx context.Context, job, hash string) (*storedJob, error)
 		return nil, err
 	}
 	s.keep(job, j)
+	s.mu.Lock()
+	s.hashes[job] = hash
+	s.mu.Unlock()
 	return j, nil
 }
 
@@ -142,8 +148,13 @@ func (s *stored) keep(job string, j *storedJob) {
 // forget drops a job that runs no more.
 func (s *stored) forget(job string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	hash, opened := s.hashes[job]
 	delete(s.jobs, job)
+	delete(s.hashes, job)
+	s.mu.Unlock()
+	if opened && s.drop != nil {
+		s.drop(hash)
+	}
 }
 
 // environment returns one environment of a job at hand.
