@@ -155,6 +155,9 @@ func (s *Server) converse(ctx context.Context, stream *cluster.Stream[down, up])
 	}
 }
 
+// maxSlots bounds what a TaskManager may say that it has.
+const maxSlots = 10_000
+
 // check refuses one who is not who he says, or speaks otherwise.
 func check(ctx context.Context, h *hello) error {
 	refuse := func(format string, args ...any) error {
@@ -167,8 +170,15 @@ func check(ctx context.Context, h *hello) error {
 		return refuse("TaskManager %q speaks version %d of the protocol and this JobManager version %d: run the same Trestle", h.Name, h.Protocol, protocol)
 	case h.Name == "" || h.Incarnation == "":
 		return refuse("a TaskManager must have a name")
-	case h.Session == "" && h.Slots < 1:
-		return refuse("TaskManager %q must have slots", h.Name)
+	case h.Session == "" && (h.Slots < 1 || h.Slots > maxSlots):
+		return refuse("TaskManager %q must have 1 to %d slots, not %d", h.Name, maxSlots, h.Slots)
+	}
+	if h.Inventory != nil {
+		for _, r := range h.Inventory.Running {
+			if r.Slot < -1 || r.Slot >= h.Slots {
+				return refuse("TaskManager %q runs a task in slot %d of %d", h.Name, r.Slot, h.Slots)
+			}
+		}
 	}
 	if name, known := cluster.Verified(ctx); known && name != h.Name {
 		return refuse("TaskManager %q has the certificate of %q", h.Name, name)

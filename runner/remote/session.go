@@ -263,6 +263,9 @@ func (s *Session) take(c *connection, m *up) error {
 		s.queueBytes += len(b)
 	}
 	for _, p := range m.Progress {
+		if p == nil {
+			return errors.New("progress of no task")
+		}
 		if _, known := s.progress[p.ID]; known || len(s.progress) < maxProgress {
 			s.progress[p.ID] = p
 		}

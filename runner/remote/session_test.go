@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -218,6 +219,47 @@ func TestFencing(t *testing.T) {
 	case s := <-old.sessions:
 		t.Errorf("joined %v, which leads for an old term", s)
 	default:
+	}
+}
+
+// Whatever a TaskManager says, it is refused at worst.
+func TestGarbage(t *testing.T) {
+	jm := newJobManager(t, ServerConfig{})
+	jm.lead(t, 1)
+	peers := cluster.NewPeers(cluster.Insecure(), cluster.Options{})
+	defer peers.Close()
+	raw := cluster.NewTalk[json.RawMessage, down]("taskmanagers", "Session")
+	good := `{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1}}`
+	for _, say := range [][]string{
+		{`{}`}, {`null`}, {`[]`}, {`{"hello":{}}`}, {`{"hello":{"protocol":99,"name":"tm1","incarnation":"x","slots":1}}`},
+		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1e9}}`},
+		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":-1}}`},
+		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1,"inventory":{"running":[{"Slot":7}]}}}`},
+		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1,"inventory":{"held":[{"partitions":"////"}]}}}`},
+		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","session":"y"}}`},
+		{good, `{"progress":[null]}`}, {good, `{"ack":99}`}, {good, `{"first":7,"reports":[{}]}`}, {good, `{"first":1,"reports":[null]}`},
+		{good, `{"first":1,"reports":[{"Draining":true,"Started":{}}]}`}, {good, `{"first":1,"reports":[{"Progress":{}}]}`}, {good, `[`},
+	} {
+		s, err := raw.Open(within(t), peers.To(jm.addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range say {
+			b := json.RawMessage(m)
+			if err := s.Send(&b); err != nil {
+				break // as Recv will say
+			}
+		}
+		for err == nil {
+			_, err = s.Recv()
+		}
+		if e := (*cluster.Error)(nil); !errors.As(err, &e) && !strings.Contains(err.Error(), "JSON") {
+			t.Errorf("%s: %v", say, err)
+		}
+		s.Close()
+	}
+	run(t, newRecorder("tm1"), ClientConfig{}, jm.addr)
+	for jm.join(t).Slots() != 4 {
 	}
 }
 

@@ -66,7 +66,8 @@ func (t *tracker) releaseJob(job string) {
 }
 
 // running adds to what the TaskManager says of itself those whose ends the
-// leader has yet to hear, so that it waits for them.
+// leader has yet to hear, so that it waits for them. They are told in the slots
+// that they had, which keeps it from giving those away before.
 func (t *tracker) running(told []task.RunningTask) []task.RunningTask {
 	all := slices.Clone(told)
 	known := map[task.ID]bool{}
