@@ -16,8 +16,6 @@ import (
 
 	"trestle/raftmeta/catalog"
 	"trestle/runner/jobgraph"
-
-	"github.com/hashicorp/raft"
 )
 
 // kill ends a node without a word to the others.
@@ -145,82 +143,6 @@ func TestMembership(t *testing.T) {
 	agree(t, peers[:2])
 	if m := leaderOf(t, peers[:2]).Members(); len(m) != 2 {
 		t.Errorf("members %v", m)
-	}
-}
-
-// What a leader of before still hands over is void, a batch larger than an
-// entry comes whole or not at all, and a snapshot keeps a batch's beginning.
-func TestBatches(t *testing.T) {
-	f := newFold(nil, slogDiscard(), func(err error) { t.Error(err) })
-	var records []catalog.Record
-	for i := range 8 {
-		r := accept(fmt.Sprintf("big%d", i)).(*catalog.JobAccepted)
-		noise := make([]byte, 200<<10)
-		for i := range noise {
-			noise[i] = byte('a' + rand.IntN(16))
-		}
-		r.Name = string(noise)
-		records = append(records, r)
-	}
-	entries, err := encodeBatch(3, records)
-	if err != nil || len(entries) < 2 {
-		t.Fatalf("%d entries, %v", len(entries), err)
-	}
-	index := uint64(0)
-	apply := func(f *fold, term uint64, data []byte) error {
-		index++
-		err, _ := f.Apply(&raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: data}).(error)
-		return err
-	}
-	jobs := func(f *fold) int { return len(f.state.Jobs()) }
-	for _, e := range entries {
-		if len(e) > 512<<10 {
-			t.Errorf("an entry of %d bytes", len(e))
-		}
-		if err := apply(f, 4, e); !errors.Is(err, ErrNotLeader) {
-			t.Errorf("an entry of term 3 in term 4: %v", err)
-		}
-	}
-	for _, e := range entries[:len(entries)-1] { // its leader dies
-		if err := apply(f, 3, e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	snap, err := f.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := apply(f, 4, entries[len(entries)-1]); err == nil || jobs(f) != 0 {
-		t.Errorf("the end of a batch of another term: %v, %d jobs", err, jobs(f))
-	}
-	small, err := encodeBatch(4, []catalog.Record{accept("small")})
-	if err != nil || len(small) != 1 {
-		t.Fatal(err)
-	}
-	if err := apply(f, 4, small[0]); err != nil || jobs(f) != 1 {
-		t.Errorf("%v, %d jobs", err, jobs(f))
-	}
-	again := newFold(nil, slogDiscard(), func(err error) { t.Error(err) })
-	store, _, err := openSnapshots(t.TempDir(), func(uint64) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sink, err := store.Create(1, index, 3, raft.Configuration{}, 1, nil)
-	if err == nil {
-		err = snap.Persist(sink)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, in, err := store.Open(sink.ID())
-	if err == nil {
-		err = errors.Join(again.Restore(in), in.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := apply(again, 3, entries[len(entries)-1]); err != nil || jobs(again) != len(records) {
-		t.Errorf("after a snapshot in its midst: %v, %d jobs", err, jobs(again))
 	}
 }
 

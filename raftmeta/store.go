@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // A DamagedError says that a file holds what was never written. The node must
@@ -120,10 +121,30 @@ func (s *store) create() error {
 	if err := b.Close(); err != nil {
 		return err
 	}
+	if err := reserve(fresh); err != nil {
+		return fmt.Errorf("reserve %d bytes for the log: %w", reserved, err)
+	}
 	if err := os.Rename(fresh, s.path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(s.path))
+}
+
+// reserved are the bytes of disk that the file has from the start. Raft panics
+// if it can't store a vote or a term; so, on a full disk, there must be room for
+// these, and appends are what fails. It also saves time at each sync.
+const reserved = 16 << 20
+
+func reserve(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(file.Fd()), 0, 0, reserved)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil // not every file system can
+	}
+	return errors.Join(err, file.Sync(), file.Close())
 }
 
 // openBolt opens the file. The list of free pages isn't stored: a damaged one
@@ -136,7 +157,7 @@ func openBolt(path string) (*raftboltdb.BoltStore, error) {
 			Timeout:         time.Second, // for its lock; the directory's is ours already
 			NoFreelistSync:  true,
 			FreelistType:    bbolt.FreelistMapType,
-			InitialMmapSize: 16 << 20, // the file grows seldom, and each time costs a sync
+			InitialMmapSize: reserved, // the file grows seldom, and each time costs a sync
 		},
 		MsgpackUseNewTimeFormat: true,
 	})
