@@ -18,8 +18,8 @@ const (
 	benchBlocks = 1024
 )
 
-// BenchmarkRead measures the network road over loopback: one reader, blocks of
-// 128 KiB that compress to about a half, or not at all.
+// BenchmarkRead measures the network road over loopback, beside reading in the
+// same process: one reader, blocks of 128 KiB that compress to about a half, or not at all.
 func BenchmarkRead(b *testing.B) {
 	for _, c := range []struct {
 		name  string
@@ -28,13 +28,14 @@ func BenchmarkRead(b *testing.B) {
 	}{
 		{"memory/half", 128, false}, {"memory/noise", 256, false}, {"disk/half", 128, true}, {"disk/noise", 256, true},
 	} {
-		b.Run(c.name, func(b *testing.B) { benchmarkRead(b, c.noise, c.disk) })
+		b.Run(c.name+"/network", func(b *testing.B) { benchmarkRead(b, c.noise, c.disk, true) })
+		b.Run(c.name+"/local", func(b *testing.B) { benchmarkRead(b, c.noise, c.disk, false) })
 	}
 }
 
 // benchmarkRead reads 128 MiB, b.N times. Server and client are one process: the
 // CPU is that of both.
-func benchmarkRead(b *testing.B, noise int, disk bool) {
+func benchmarkRead(b *testing.B, noise int, disk, network bool) {
 	r := newRig(b, rigConfig{budget: membudget.New(1 << 30)})
 	p, err := r.disk.Create(id(0), 1)
 	if err != nil {
@@ -66,7 +67,12 @@ func benchmarkRead(b *testing.B, noise int, disk bool) {
 	before := cpu(b)
 	b.ResetTimer()
 	for range b.N {
-		rd := r.client.Open("tm-1", blocking, []driver.PartitionID{id(0)}, 0, 1)
+		var rd driver.Reader = r.client.Open("tm-1", blocking, []driver.PartitionID{id(0)}, 0, 1)
+		if !network {
+			if rd, err = r.disk.Open([]driver.PartitionID{id(0)}, 0, 1); err != nil {
+				b.Fatal(err)
+			}
+		}
 		for {
 			_, _, err := rd.Next(context.Background())
 			if errors.Is(err, io.EOF) {

@@ -20,7 +20,7 @@ type ClientConfig struct {
 	// it doesn't know yet.
 	Peer func(ctx context.Context, taskManager string) (*cluster.Conn, error)
 	// Window is how many bytes of elements one reading may have under way; 0
-	// means 1 MiB.
+	// means 1 MiB, and less where Budget is small.
 	Window int64
 	// Retry is how long a reading tries to go on while it can't; 0 means 5 s.
 	Retry time.Duration
@@ -34,7 +34,7 @@ type Client struct{ cfg ClientConfig }
 // NewClient returns a client. It has nothing to close.
 func NewClient(cfg ClientConfig) *Client {
 	if cfg.Window == 0 {
-		cfg.Window = windowDefault
+		cfg.Window = min(windowDefault, max(leastWindow, cfg.Budget.Limit()/64))
 	}
 	if cfg.Retry == 0 {
 		cfg.Retry = retryDefault
