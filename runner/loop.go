@@ -344,7 +344,7 @@ func failureKind(c task.Cause) catalog.FailureKind {
 		return catalog.FailureWorker
 	case task.CausePartition:
 		return catalog.FailurePartition
-	case task.CauseCanceled:
+	case task.CauseCanceled, task.CauseKeeper:
 		return catalog.FailureLost
 	}
 	return catalog.FailureRunner

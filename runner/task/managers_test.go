@@ -116,8 +116,8 @@ func TestQueueOfNobody(t *testing.T) {
 	s.QueueAt = "tm-gone"
 	r.start(s)
 	f := r.end(s.ID).Failed
-	if f == nil || f.Cause != task.CauseRunner || !strings.Contains(f.Message, "tm-gone") {
-		t.Errorf("%+v, want the runner's fault, with tm-gone", f)
+	if f == nil || f.Cause != task.CauseKeeper || !strings.Contains(f.Message, "tm-gone") {
+		t.Errorf("%+v, want the keeper's fault, with tm-gone", f)
 	}
 }
 
@@ -130,8 +130,8 @@ func TestQueueIsNotBegunByAsking(t *testing.T) {
 	other := s
 	other.QueueAt = "tm-0" // which has no task of the stage
 	r.start(other)
-	if f := r.end(other.ID).Failed; f == nil || f.Cause != task.CauseRunner {
-		t.Errorf("%+v, want the runner's fault", f)
+	if f := r.end(other.ID).Failed; f == nil || f.Cause != task.CauseKeeper {
+		t.Errorf("%+v, want the keeper's fault", f)
 	}
 }
 
@@ -155,8 +155,8 @@ func TestKeeperIsLost(t *testing.T) {
 	<-begun // each has one
 	r.members[0].silence()
 	close(lost)
-	if f := r.end(specs[1].ID).Failed; f == nil || f.Cause != task.CauseRunner || !strings.Contains(f.Message, "tm-0") {
-		t.Errorf("%+v, want the runner's fault, with tm-0", f)
+	if f := r.end(specs[1].ID).Failed; f == nil || f.Cause != task.CauseKeeper || !strings.Contains(f.Message, "tm-0") {
+		t.Errorf("%+v, want the keeper's fault, with tm-0", f)
 	}
 	r.tm.Cancel([]task.ID{specs[0].ID}) // it waits for the other to be silent for long enough
 	r.end(specs[0].ID)

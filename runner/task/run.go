@@ -268,6 +268,7 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 	var worker *fnapi.WorkerLostError
 	var broke *fnapi.ProtocolError
 	var user *fnapi.UserError
+	var keeper *QueueError
 	switch {
 	case ctx.Err() != nil:
 		f.Cause = CauseCanceled
@@ -279,6 +280,8 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 				Partition: Partition{Index: l.Partition.Index, Attempt: l.Partition.Attempt},
 			})
 		}
+	case errors.As(err, &keeper):
+		f.Cause = CauseKeeper
 	case errors.As(err, &worker), errors.As(err, &broke):
 		f.Cause = CauseWorker
 	case errors.As(err, &user):

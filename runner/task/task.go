@@ -80,6 +80,7 @@ const (
 	CauseWorker    Cause = "worker"    // an SDK worker died or broke the protocol
 	CausePartition Cause = "partition" // an input partition is missing or corrupt: Lost
 	CauseRunner    Cause = "runner"    // disk full and the like
+	CauseKeeper    Cause = "keeper"    // who keeps the stage's queue can't be reached, or has none
 	CauseCanceled  Cause = "canceled"
 )
 
