@@ -1,6 +1,7 @@
 package pane
 
 import (
+	"math"
 	"slices"
 
 	"trestle/element"
@@ -9,8 +10,9 @@ import (
 )
 
 // Unmerged tells the windows that must be merged before the elements can be
-// added: those that are open and those that the elements bring, or none if the
-// elements bring no new one. It is for strategies whose windows merge by their
+// added: those that the elements bring and those that are open (by the rule of
+// sessions, only those that can be concerned), or none if the elements bring no
+// new one. It is for strategies whose windows merge by their
 // SDK's rule; the answer goes to Add. What was due must have been done by
 // Advance.
 func (s *Strategy) Unmerged(k *Key, elems []Element) []window.Window {
@@ -28,13 +30,37 @@ func (s *Strategy) Unmerged(k *Key, elems []Element) []window.Window {
 	if len(fresh) == 0 {
 		return nil
 	}
-	for i := range k.live {
-		if !k.live[i].closed {
-			fresh = append(fresh, k.live[i].window)
+	if s.Merging == window.MergeOverlap {
+		for _, w := range fresh {
+			fresh = k.overlapping(fresh, w)
+		}
+	} else {
+		for i := range k.live {
+			if !k.live[i].closed {
+				fresh = append(fresh, k.live[i].window)
+			}
 		}
 	}
 	slices.SortFunc(fresh, window.Window.Compare)
 	return slices.Compact(fresh)
+}
+
+// overlapping appends the open windows that overlap w. As open windows have
+// been merged, they don't overlap each other: in the order of their ends they
+// are in that of their starts.
+func (k *Key) overlapping(dst []window.Window, w window.Window) []window.Window {
+	first, _ := k.find(window.Window{Start: math.MinInt64, End: w.Start})
+	for i := first; i < len(k.live); i++ {
+		l := &k.live[i]
+		if l.closed {
+			continue
+		}
+		if l.window.Start >= w.End && l.window != w {
+			break
+		}
+		dst = append(dst, l.window)
+	}
+	return dst
 }
 
 // Add decides about elements that have come, in order, and appends what is to
@@ -148,17 +174,29 @@ func (a *adding) merge(m *window.Merge) {
 		return
 	}
 	result := a.mergeLive(m.Into, from)
-	for i := range from {
-		at, _ := a.k.find(from[i].window)
+	a.wait(&result)
+	for _, l := range from[1:] {
+		at, _ := a.k.find(l.window)
 		a.k.live = slices.Delete(a.k.live, at, at+1)
 	}
+	was, _ := a.k.find(from[0].window)
+	if a.k.fits(was, m.Into) { // most often: a session has grown a bit
+		a.k.live[was] = result
+		return
+	}
+	a.k.live = slices.Delete(a.k.live, was, was+1)
 	at, ok := a.k.find(m.Into)
 	if !ok {
 		a.k.live = slices.Insert(a.k.live, at, live{})
 	}
 	// Else it was closed. What the others have pending opens it again.
 	a.k.live[at] = result
-	a.wait(&a.k.live[at])
+}
+
+// fits reports whether w could be in the place of another window.
+func (k *Key) fits(at int, w window.Window) bool {
+	return (at == 0 || k.live[at-1].window.Compare(w) < 0) &&
+		(at+1 == len(k.live) || w.Compare(k.live[at+1].window) < 0)
 }
 
 // mergeLive merges what is remembered of windows.

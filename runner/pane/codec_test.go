@@ -96,6 +96,31 @@ func TestTogether(t *testing.T) {
 	})
 }
 
+// BenchmarkSessions adds to one of 10,000 sessions of a key, which grows.
+func BenchmarkSessions(b *testing.B) {
+	tree, err := trigger.New(nil, trigger.Options{Merging: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := &pane.Strategy{Trigger: tree, Merging: window.MergeOverlap}
+	var k pane.Key
+	var ops []pane.Op
+	now := pane.Now{Input: element.MinTimestamp, Output: element.MinTimestamp}
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		at := element.Timestamp(i % 10_000 * 1000)
+		at += element.Timestamp(i / 10_000)
+		elems := []pane.Element{{Timestamp: at, Windows: []window.Window{{Start: at, End: at + 500}}}}
+		if ops, err = s.Add(&k, now, elems, nil, ops[:0]); err != nil {
+			b.Fatal(err)
+		}
+		s.Wake(&k)
+		s.Hold(&k)
+		i++
+	}
+}
+
 // BenchmarkAdd adds elements to the windows of one key, as an engine would.
 func BenchmarkAdd(b *testing.B) {
 	tree, err := trigger.New(nil, trigger.Options{})

@@ -25,26 +25,28 @@ func (s *Strategy) Advance(k *Key, now Now, ops []Op) []Op {
 }
 
 func (d *decision) advance() {
-	expired := 0
+	expired := 0 // of the first windows: expiries are in the order of ends
 	for i := range d.k.live {
 		l := &d.k.live[i]
+		over := window.Passed(d.now.Input, l.window.MaxTimestamp())
+		if !over && !d.s.Trigger.Timed() {
+			break // neither are the others
+		}
 		switch {
 		case window.Passed(d.now.Input, l.window.Expiry(d.s.LatenessMillis)):
 			d.expire(l)
 			expired++
 		case l.closed:
-		case !l.ended && window.Passed(d.now.Input, l.window.MaxTimestamp()),
-			Wake{element.MaxTimestamp, l.processing, l.synchronized}.timeDue(d.now):
-			l.ended = window.Passed(d.now.Input, l.window.MaxTimestamp())
+		case over && !l.ended, Wake{element.MaxTimestamp, l.processing, l.synchronized}.timeDue(d.now):
+			l.ended = over
 			if !d.fireIfReady(i) {
 				d.wait(l)
 			}
 		}
 	}
-	if expired > 0 {
-		d.k.live = slices.DeleteFunc(d.k.live, func(l live) bool {
-			return window.Passed(d.now.Input, l.window.Expiry(d.s.LatenessMillis))
-		})
+	d.k.live = slices.Delete(d.k.live, 0, expired)
+	if len(d.k.live) == 0 {
+		d.k.live = nil
 	}
 }
 

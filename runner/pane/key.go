@@ -62,9 +62,13 @@ func (s *Strategy) Wake(k *Key) Wake {
 	for i := range k.live {
 		l := &k.live[i]
 		wake.Event = min(wake.Event, s.event(l))
-		if !l.closed {
-			wake.Processing = min(wake.Processing, l.processing)
-			wake.Synchronized = min(wake.Synchronized, l.synchronized)
+		if l.closed {
+			continue
+		}
+		wake.Processing = min(wake.Processing, l.processing)
+		wake.Synchronized = min(wake.Synchronized, l.synchronized)
+		if !l.ended && !s.Trigger.Timed() {
+			break // the others end and expire later
 		}
 	}
 	return wake
@@ -86,8 +90,12 @@ func (s *Strategy) Hold(k *Key) element.Timestamp {
 	hold := element.MaxTimestamp
 	for i := range k.live {
 		l := &k.live[i]
-		if l.held {
-			hold = min(hold, l.hold)
+		if !l.held {
+			continue
+		}
+		hold = min(hold, l.hold)
+		if s.Combiner == EndOfWindow {
+			break // the others end later
 		}
 	}
 	return hold

@@ -163,3 +163,50 @@ func againstOracle(t *rapid.T, tt *testing.T, kind string) {
 		t.Fatalf("after the end %d keys are left, and the output watermark is %s", len(r.keys), r.now.Output)
 	}
 }
+
+// TestBatchAndStream checks that the default trigger emits the same, whether all
+// comes before the watermark moves at all or the watermark follows what comes,
+// if nothing is late.
+func TestBatchAndStream(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		ws := drawStrategy(rt, t, "fixed=10", "sliding=10/5", "sessions=5", "global")
+		ws.Trigger = triggertest.Parse(rapid.SampledFrom([]string{"default", "eow", "repeat(eow)", "never"}).Draw(rt, "trigger"))
+		s, err := pane.StrategyOf(ws)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		fn, _ := window.FnOf(ws)
+		ticks := slices.DeleteFunc(drawTicks(rt, fn), func(t tick) bool { return t.key == "" })
+		batch, stream := newRig(rt, s, fn), newRig(rt, s, fn)
+		for i, tick := range ticks {
+			batch.add(tick.key, tick.items)
+			stream.add(tick.key, tick.items)
+			least := element.MaxTimestamp
+			for _, t := range ticks[i+1:] {
+				for _, it := range t.items {
+					least = min(least, it.at)
+				}
+			}
+			stream.now.Input = max(stream.now.Input, least)
+			stream.advance()
+		}
+		batch.now.Input, stream.now.Input = element.MaxTimestamp, element.MaxTimestamp
+		batch.advance()
+		stream.advance()
+		if diff := cmp.Diff(contents(batch.panes), contents(stream.panes)); diff != "" || batch.dropped+stream.dropped > 0 {
+			rt.Fatalf("%d and %d dropped; panes (-batch +stream) %s", batch.dropped, stream.dropped, diff)
+		}
+	})
+}
+
+// contents are what panes hold that aren't empty, in an order of their own.
+func contents(panes []emitted) []string {
+	var out []string
+	for _, p := range sorted(panes) {
+		if len(p.Elements) > 0 && p.Pane.Index == 0 {
+			out = append(out, fmt.Sprint(p.Key, p.Window, p.Pane.Timing, p.Timestamp, p.Elements))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
