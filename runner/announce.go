@@ -38,6 +38,8 @@ func (b *Board) announce(index uint64, r catalog.Record) {
 			again = "in " + r.Delay.Round(time.Millisecond).String()
 		}
 		post(r.At, slog.LevelWarn, "%s\n%d tasks will be run again, %s", r.Failure.String(), r.Count(), again)
+	case *catalog.TaskDoubled:
+		post(r.At, slog.LevelInfo, "task %d of stage %s takes long (%s): it is started a second time, elsewhere", r.Task.Index, r.Task.Stage, r.Why)
 	case *catalog.StopRequested:
 		post(r.At, slog.LevelInfo, "the job was asked to %s", r.Mode)
 	case *catalog.JobEnded:

@@ -132,7 +132,7 @@ func (e known) decide(c *call) {
 		seeds = append(seeds, c.unqueued(j)...)
 		if len(seeds) > 0 {
 			// Nobody is to blame: a job isn't charged for its runner's restarts.
-			c.restart(j, seeds, nil, catalog.Failure{Kind: catalog.FailureLost, At: e.at, Message: "the JobManager was started again, and what ran or was held in memory is gone"})
+			c.restart(j, seeds, nil, catalog.Failure{Kind: catalog.FailureLost, At: e.at, Message: "another JobManager leads, and no TaskManager runs these tasks or holds what they wrote"})
 		}
 	}
 	for _, f := range early {
