@@ -108,6 +108,9 @@ func (c *Client) Run(ctx context.Context) error {
 const (
 	shortPause = 50 * time.Millisecond
 	longPause  = time.Second
+	// meetPause is the longest pause between two tries to find the leader: jobs
+	// may wait for it.
+	meetPause = 250 * time.Millisecond
 	// helloTime is how long a JobManager may take to answer a hello.
 	helloTime = 5 * time.Second
 )
@@ -131,7 +134,7 @@ func (c *Client) meet(ctx context.Context) {
 		case <-time.After(pause):
 		case <-ctx.Done():
 		}
-		pause = min(2*pause, longPause)
+		pause = min(2*pause, meetPause)
 	}
 }
 
