@@ -58,6 +58,7 @@ func (e finished) decide(c *call) {
 	}
 	c.propose(&r)
 	if st := j.StageAt(r.Task.Stage); j.Stages[st].Complete() && !j.State.Terminal() {
+		c.seen.job(j).queue(st, j.Stages[st]).drained = true
 		c.releaseRead(j, st)
 	}
 	c.explain(j)
@@ -384,7 +385,7 @@ func (c *call) missing(j *catalog.Job) []unit {
 func (c *call) needed(j *catalog.Job, id jobgraph.DatasetID, partition int) bool {
 	for _, consumer := range j.Dataset(id).Consumers {
 		at := j.StageAt(consumer)
-		if j.Stages[at].Complete() {
+		if j.Stages[at].Complete() || c.seen.job(j).fed(at, j.Stages[at]) && slices.Contains(j.Graph.Stages[at].Inputs, id) {
 			continue
 		}
 		reader, one := pointwiseReader(j, at, id, partition)

@@ -208,13 +208,16 @@ func (s *sim) start(a Start) {
 		for _, r := range s.running() {
 			s.must(r.job != a.Job || r.id.Stage != t.ID.Stage || r.id.Index != t.ID.Index, "%v was started beside %v", key, r.runKey)
 		}
-		s.checkQueue(a, t)
+		fed := s.checkQueue(a, t)
 		for _, in := range append(slices.Clone(t.Inputs), t.SideInputs...) {
 			if g.Dataset(in.Dataset).Exchange == jobgraph.Pipelined {
 				continue
 			}
 			for i, p := range in.Partitions {
 				at, there := s.held[heldKey{a.Job, in.Dataset, p}]
+				if fed && !there && slices.ContainsFunc(t.Inputs, func(i Input) bool { return i.Dataset == in.Dataset }) {
+					continue // its queue may have read all of it
+				}
 				s.must(there, "%v reads %s/%d#%d, which is not there", key, in.Dataset, p.Index, p.Attempt)
 				told := a.TaskManager
 				if in.At != nil {
@@ -229,23 +232,24 @@ func (s *sim) start(a Start) {
 }
 
 // checkQueue checks that the tasks of a stage are told of one queue, which is
-// there or begins with them.
-func (s *sim) checkQueue(a Start, t TaskSpec) {
+// there, which it tells, or begins with them.
+func (s *sim) checkQueue(a Start, t TaskSpec) (there bool) {
 	if s.jobs[a.Job].Stage(t.ID.Stage).Root != jobgraph.RootRestrictions {
 		s.must(t.QueueAt == "", "%s has no queue", t.ID)
-		return
+		return false
 	}
 	s.must(s.managers[t.QueueAt] != nil, "%s: %s keeps the queue, and is gone", t.ID, t.QueueAt)
 	q := HeldQueue{a.Job, t.ID.Stage, t.Queue}
 	if at, there := s.queues[q]; there {
 		s.must(at == t.QueueAt, "%s is told of a queue at %s, others of one at %s", t.ID, t.QueueAt, at)
-		return
+		return true
 	}
 	s.must(t.QueueAt == a.TaskManager, "%s is the first, and is told of a queue at %s", t.ID, t.QueueAt)
 	for _, st := range s.world.state.Job(a.Job).Stages {
 		s.must(st.Stage != t.ID.Stage || st.Finished == 0, "%s begins a queue, and others have finished", t.ID)
 	}
 	s.queues[q] = t.QueueAt
+	return false
 }
 
 // end takes a task from where it runs.

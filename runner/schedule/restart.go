@@ -122,13 +122,12 @@ func (s *restartSet) addRegion(region int) {
 }
 
 // checkQueue widens the set to the whole region where a column pulled its work
-// from a queue that can't take it back: one whose TaskManager is gone, or that
-// was closed when the stage had finished.
+// from a queue that can't take it back, because its TaskManager is gone.
 func (s *restartSet) checkQueue(u unit) {
 	for _, id := range s.j.Graph.Regions[u.region].Stages {
 		at := s.j.StageAt(id)
 		st := s.j.Stages[at]
-		if s.j.Graph.Stages[at].Root == jobgraph.RootRestrictions && u.column < len(st.Tasks) && (s.js.queue(at, st).lost || st.Complete()) {
+		if s.j.Graph.Stages[at].Root == jobgraph.RootRestrictions && u.column < len(st.Tasks) && s.js.queue(at, st).lost {
 			s.addRegion(u.region)
 			return
 		}
@@ -164,6 +163,9 @@ func (s *restartSet) close() {
 func (s *restartSet) addProducers(stage, lo, hi int) {
 	spec, st := s.j.Graph.Stages[stage], s.j.Stages[stage]
 	for i, id := range spec.Inputs {
+		if s.js.fed(stage, st) && !s.whole[s.j.RegionOf(stage)] {
+			break
+		}
 		if in := st.Inputs[i]; in.Reading == catalog.ReadPointwise {
 			s.addMissing(id, in.Cuts[lo], in.Cuts[hi])
 		} else {

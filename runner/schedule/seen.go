@@ -91,6 +91,7 @@ type queueSeen struct {
 	generation uint32
 	at         string // the TaskManager that keeps it; "" until the first task is started
 	lost       bool
+	drained    bool // it has read all of its input: the stage was complete once
 }
 
 // An event is something that happened and was not yet decided upon.
@@ -372,6 +373,15 @@ func (js *jobSeen) keeps(j *catalog.Job, name string) bool {
 func (js *jobSeen) begun(t *catalog.Task, stage, index int) bool {
 	n := js.launched[stage][index]
 	return n == t.Attempt+1 || t.Second > 0 && n == t.Second+1
+}
+
+// fed reports whether a stage takes its input from a queue that has read all of
+// it: what its tasks have taken comes back to the queue when they run again, and
+// the input itself is no longer needed.
+func (js *jobSeen) fed(stage int, st *catalog.Stage) bool {
+	q := js.queue(stage, st)
+	q.drained = q.drained || st.Complete()
+	return q.at != "" && !q.lost && q.drained
 }
 
 // queue is the current generation of a stage's restriction queue.
