@@ -20,8 +20,9 @@ type queue struct {
 
 // pulls is what one attempt has taken.
 type pulls struct {
+	by    *attempt
 	taken []uint64
-	busy  bool
+	busy  bool // others wait for what it may give back, as long as it lives
 }
 
 func newQueue() *queue { return &queue{logs: map[int]*pulls{}} }
@@ -54,7 +55,7 @@ func (a *attempt) enter(until time.Duration) {
 	if old := q.logs[a.ID.Index]; old != nil {
 		q.items = append(q.items, old.taken...)
 	}
-	a.log = &pulls{}
+	a.log = &pulls{by: a}
 	q.logs[a.ID.Index] = a.log
 	a.pull(a.m.w.Now + unreachable)
 }
@@ -103,7 +104,7 @@ func (a *attempt) pull(until time.Duration) {
 	n := min(len(q.items), 1+a.m.w.Rand.IntN(3))
 	if n == 0 {
 		for _, index := range entered(q) {
-			if l := q.logs[index]; l.busy {
+			if l := q.logs[index]; l.busy && !l.by.over && l.by.m.alive && l.by.m.life == l.by.life {
 				a.after(150*time.Millisecond, func() { a.pull(a.m.w.Now + unreachable) })
 				return
 			}

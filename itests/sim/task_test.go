@@ -24,6 +24,7 @@ type attempt struct {
 	m         *taskManager
 	job       catalog.JobID
 	slot      int
+	life      int // of its TaskManager
 	nonce     uint64
 	began     catalog.Instant
 	cancelled bool

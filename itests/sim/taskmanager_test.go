@@ -230,7 +230,7 @@ func (m *taskManager) find(job catalog.JobID, id catalog.TaskID) *attempt {
 func (m *taskManager) start(a schedule.Start) {
 	must(len(m.slots[a.Slot]) == 0, "%s: %s: the slot holds %v", m.name, a, m.slots[a.Slot])
 	for _, spec := range a.Tasks {
-		t := &attempt{TaskSpec: spec, m: m, job: a.Job, slot: a.Slot, nonce: m.w.Rand.Uint64(), began: m.c.instant()}
+		t := &attempt{TaskSpec: spec, m: m, job: a.Job, slot: a.Slot, nonce: m.w.Rand.Uint64(), began: m.c.instant(), life: m.life}
 		m.c.check.started(t)
 		if m.draining {
 			m.say(report{job: t.job, id: t.ID, failure: catalog.Failure{Kind: catalog.FailureLost, Task: t.ID, Message: "it drains"}})
