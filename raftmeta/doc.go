@@ -12,14 +12,8 @@
 // lost its office may believe otherwise for a while. That is harmless: what it
 // appends names its term, and has no effect in another.
 //
-// Log is the log without Raft: a file on the local disk. Appends that come at
-// the same time share one write and one sync, a batch. After a crash the log
-// holds whole batches: the one that was being written is there entirely or not
-// at all.
-//
-// Any other damage, of a Log or of a Node's directory, is an error that names
-// the file and the place: a log is never silently shorter than what was
-// acknowledged, or other.
+// Damage of a node's directory is an error that names the file and the place: a
+// log is never silently shorter than what was acknowledged, or other.
 //
 // What records mean is package catalog's; when they are made, package
 // schedule's. The network, and who may call, come from outside: see Stream.

@@ -9,6 +9,8 @@ import (
 	"trestle/raftmeta/catalog"
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // A batch is what one Append adds: each record encoded, with its length before
 // it (4 bytes). It travels in one entry of Raft's log or, if it is large, in
 // several that follow each other. An entry is, little endian: version (1 byte),

@@ -375,7 +375,7 @@ func TestLeadFails(t *testing.T) {
 	}); err != nil || times != 2 {
 		t.Errorf("%v, %d times", err, times)
 	}
-	if _, err := OpenNode(Config{ID: "two", Dir: p.dir, Stream: listen(t, "127.0.0.1:0")}); err == nil || !strings.Contains(err.Error(), "another process") {
+	if _, err := Open(Config{ID: "two", Dir: p.dir, Stream: listen(t, "127.0.0.1:0")}); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("opened twice: %v", err)
 	}
 	p.stop(t)

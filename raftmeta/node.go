@@ -105,11 +105,11 @@ type Node struct {
 	snapIndex uint64 // of the newest snapshot; 0 when there is none
 }
 
-// OpenNode takes the directory, which it creates if need be, reads and checks
+// Open takes the directory, which it creates if need be, reads and checks
 // all that is in it, and takes part in its group if it is of one. Else it waits
 // to be called by a leader, or for Bootstrap. The Follower may be called before
-// OpenNode returns.
-func OpenNode(cfg Config) (_ *Node, err error) {
+// Open returns.
+func Open(cfg Config) (_ *Node, err error) {
 	if !idPattern.MatchString(cfg.ID) {
 		return nil, fmt.Errorf("open node: its id %q has other signs than letters, digits, '.', '_' and '-', or more than 64", cfg.ID)
 	}
@@ -272,7 +272,7 @@ func (n *Node) stop() error {
 	return n.closed
 }
 
-// release gives up what OpenNode took, as far as it came.
+// release gives up what Open took, as far as it came.
 func (n *Node) release() error {
 	var errs []error
 	if n.store != nil {

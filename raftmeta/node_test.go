@@ -7,12 +7,22 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"trestle/raftmeta/catalog"
+	"trestle/runner/jobgraph"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func accept(id string) catalog.Record {
+	return &catalog.JobAccepted{Job: catalog.JobID(id), Name: strings.Repeat("n", 40), Plan: "p", KeyGroups: 1, Graph: &jobgraph.Graph{}}
+}
 
 // tcp is a plain network on the loopback.
 type tcp struct{ net.Listener }
@@ -109,7 +119,7 @@ func (p *peer) tryStart(t testing.TB) error {
 	if p.tune != nil {
 		p.tune(&cfg)
 	}
-	n, err := OpenNode(cfg)
+	n, err := Open(cfg)
 	if err != nil {
 		return err
 	}

@@ -387,3 +387,11 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 	}
 	return binary.LittleEndian.Uint64(b), nil
 }
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

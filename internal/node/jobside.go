@@ -82,7 +82,7 @@ func (n *Node) openLog() (err error) {
 			return err
 		}
 	}
-	n.raft, err = raftmeta.OpenNode(cfg)
+	n.raft, err = raftmeta.Open(cfg)
 	return err
 }
 
