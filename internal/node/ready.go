@@ -15,7 +15,9 @@ type Ready struct {
 	Cluster string `json:"cluster,omitempty"` // HOST:PORT of a JobManager for other processes
 	Data    string `json:"data,omitempty"`    // HOST:PORT of a TaskManager for other TaskManagers
 	Pool    string `json:"pool,omitempty"`    // HOST:PORT of a worker pool
-	PID     int    `json:"pid"`
+	// Expansion is HOST:PORT of an expansion service that stands alone.
+	Expansion string `json:"expansion,omitempty"`
+	PID       int    `json:"pid"`
 }
 
 // ReadReady reads a ready file.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"trestle/jobservice"
+	"trestle/jobservice/expansion"
+	"trestle/transforms/kafka"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -32,6 +34,7 @@ func (n *Node) serveJobs(ctx context.Context) error {
 	)
 	server := grpc.NewServer(opts...)
 	n.jobService.Register(server)
+	expansion.New(kafka.Provider{}).Register(server)
 	failed := make(chan error, 2)
 	serving := 0
 	for _, l := range []net.Listener{n.ports.job, n.ports.jobTLS} {

@@ -74,7 +74,10 @@ func (n *Node) busy() bool {
 // taskParts are what runs in a TaskManager for others.
 func (n *Node) taskParts() []part {
 	return []part{
-		{name: "data port", run: func(ctx context.Context) error { return n.server.Serve(ctx, n.ports.data) }},
+		{name: "data port", run: func(ctx context.Context) error {
+			defer n.side.network.Close()
+			return n.server.Serve(ctx, n.ports.data)
+		}},
 		{name: "session", run: n.work},
 	}
 }
