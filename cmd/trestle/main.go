@@ -88,9 +88,9 @@ See what runs with trestle jobs, or on the web page (127.0.0.1:8081).`,
 			root.AddCommand(c)
 		}
 	}
-	add("run", serveCommand(), jobManagerCommand(), taskManagerCommand(), workerPoolCommand(), runCommand(), planCommand())
+	add("run", serveCommand(), jobManagerCommand(), taskManagerCommand(), workerPoolCommand(), expansionServiceCommand(), runCommand(), planCommand())
 	add("look", jobsCommand(), jobCommand(), logsCommand(), metricsCommand(), pipelineCommand(), waitCommand(), cancelCommand())
-	add("other", clusterCommand(), certsCommand(), proxyCommand(), doctorCommand(), versionCommand())
+	add("other", clusterCommand(), certsCommand(), proxyCommand(), doctorCommand(), versionCommand(), harnessCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	return root

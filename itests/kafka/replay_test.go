@@ -48,7 +48,7 @@ func TestLogAppendTime(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, r := range resolve(t, s).Ranges {
-		if err := kafka.Read(ctx, s.Reading(), r, func(rec *kafka.Record) error {
+		if err := kafka.ReadRange(ctx, s.Reading(), r, func(rec *kafka.Record) error {
 			if !rec.ByLog {
 				return fmt.Errorf("record %d doesn't say that its time is the log's", rec.Offset)
 			}
@@ -211,7 +211,7 @@ func TestDeleted(t *testing.T) {
 	mustEqual(t, readAll(t, s, resolve(t, s)), oracle(t, tool, topic))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err := kafka.Read(ctx, s.Reading(), before.Ranges[0], func(*kafka.Record) error { return nil })
+	err := kafka.ReadRange(ctx, s.Reading(), before.Ranges[0], func(*kafka.Record) error { return nil })
 	if err == nil || !strings.Contains(err.Error(), "the records from 0 to 39 have been deleted") {
 		t.Errorf("reading gave %v", err)
 	}

@@ -149,7 +149,7 @@ func readAll(t testing.TB, s kafka.Source, bounds kafka.Bounds) map[int32][]stri
 	defer cancel()
 	all := map[int32][]string{}
 	for _, r := range bounds.Ranges {
-		err := kafka.Read(ctx, s.Reading(), r, func(rec *kafka.Record) error {
+		err := kafka.ReadRange(ctx, s.Reading(), r, func(rec *kafka.Record) error {
 			all[r.Partition] = append(all[r.Partition], line(r.Partition, rec))
 			return nil
 		})

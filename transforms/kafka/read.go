@@ -20,9 +20,9 @@ func (s Source) Reading() Reading {
 
 const defaultFetch = 4 << 20
 
-// Read gives all records of a range, in order, to f. The record is valid during
+// ReadRange gives all records of a range, in order, to f. The record is valid during
 // the call; its key, value and headers are not changed afterwards.
-func Read(ctx context.Context, how Reading, one Range, f func(*Record) error) error {
+func ReadRange(ctx context.Context, how Reading, one Range, f func(*Record) error) error {
 	c, err := dial(how.Connection, one.Topic)
 	if err != nil {
 		return err

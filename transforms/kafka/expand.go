@@ -1,0 +1,345 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"trestle/jobservice/expansion"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+)
+
+// The URNs that the SDKs' wrappers send.
+const (
+	urnReadPlain    = "beam:transform:org.apache.beam:kafka_read_without_metadata:v1"
+	urnReadMetadata = "beam:transform:org.apache.beam:kafka_read_with_metadata:v1"
+	urnWrite        = "beam:transform:org.apache.beam:kafka_write:v1"
+)
+
+// urnEnvironment is the environment of our transforms: the runner starts its own
+// program for it.
+const urnEnvironment = "trestle:env:harness:v1"
+
+// Provider offers this package's transforms to an expansion service.
+type Provider struct{}
+
+// Transforms are those of the stock wrappers.
+func (Provider) Transforms() []string {
+	return []string{urnReadPlain, urnReadMetadata, urnWrite}
+}
+
+// Expand builds a transform.
+func (Provider) Expand(ctx context.Context, r expansion.Request) (expansion.Fragment, error) {
+	f := fields{row: r.Config}
+	switch r.URN {
+	case urnReadPlain:
+		return expandRead(ctx, &f, false)
+	case urnReadMetadata:
+		return expandRead(ctx, &f, true)
+	case urnWrite:
+		return expandWrite(ctx, &f, r)
+	}
+	return expansion.Fragment{}, fmt.Errorf("%q is not known", r.URN)
+}
+
+// fields reads a configuration by the names that wrappers use, whether they
+// write them with underscores or in camel case.
+type fields struct {
+	row  expansion.Row
+	errs []error
+}
+
+// plainName is a name without what SDKs write differently.
+func plainName(name string) string { return strings.ToLower(strings.ReplaceAll(name, "_", "")) }
+
+func (f *fields) value(name string) any {
+	for n, v := range f.row {
+		if plainName(n) == plainName(name) {
+			return v
+		}
+	}
+	return nil
+}
+
+func (f *fields) fail(name, want string) {
+	f.errs = append(f.errs, fmt.Errorf("%s must be %s", name, want))
+}
+
+func (f *fields) text(name string) string {
+	v := f.value(name)
+	s, ok := v.(string)
+	if v != nil && !ok {
+		f.fail(name, "a string")
+	}
+	return s
+}
+
+func (f *fields) number(name string) (n int64, set bool) {
+	v := f.value(name)
+	n, ok := v.(int64)
+	if v != nil && !ok {
+		f.fail(name, "an integer")
+	}
+	return n, v != nil && ok
+}
+
+func (f *fields) flag(name string) bool {
+	v := f.value(name)
+	b, ok := v.(bool)
+	if v != nil && !ok {
+		f.fail(name, "a boolean")
+	}
+	return b
+}
+
+func (f *fields) texts(name string) []string {
+	v := f.value(name)
+	list, ok := v.([]any)
+	if v != nil && !ok {
+		f.fail(name, "a list of strings")
+	}
+	var all []string
+	for _, one := range list {
+		s, ok := one.(string)
+		if !ok {
+			f.fail(name, "a list of strings")
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// config is a map of strings. TypeScript's wrapper, and others that have no
+// maps, may send a list of key and value rows.
+func (f *fields) config(name string) map[string]string {
+	all := map[string]string{}
+	put := func(k, v any) {
+		key, ok1 := k.(string)
+		value, ok2 := v.(string)
+		if !ok1 || !ok2 {
+			f.fail(name, "a map of strings to strings")
+			return
+		}
+		all[key] = value
+	}
+	switch v := f.value(name).(type) {
+	case nil:
+	case map[any]any:
+		for k, one := range v {
+			put(k, one)
+		}
+	case expansion.Row:
+		for k, one := range v {
+			put(k, one)
+		}
+	case []any:
+		for _, one := range v {
+			row, _ := one.(expansion.Row)
+			put(row["key"], row["value"])
+		}
+	default:
+		f.fail(name, "a map of strings to strings")
+	}
+	return all
+}
+
+func (f *fields) err(more ...error) error { return errors.Join(append(f.errs, more...)...) }
+
+// replay reads what the wrappers of ReadFromKafka send.
+func (f *fields) replay() (Replay, Format, error) {
+	config := f.config("consumer_config")
+	var errs []error
+	s, err := ParseConsumer(config)
+	errs = append(errs, err)
+	s.Topics = f.texts("topics")
+	if n, ok := f.number("start_read_time"); ok {
+		s.Start.Time = &n
+	}
+	if n, ok := f.number("stop_read_time"); ok {
+		s.Stop.Time = &n
+	}
+	most, limited := f.number("max_num_records")
+	if limited && most < 0 {
+		f.fail("max_num_records", "at least 0")
+	}
+	s.MaxRecords = most
+	_, timed := f.number("max_read_time")
+	errs = append(errs, f.bounded(config, limited || timed), f.refused())
+	var format Format
+	if format.Key, err = parseClass(f.classOf("key_deserializer", "Deserializer"), "Deserializer"); err != nil {
+		errs = append(errs, fmt.Errorf("key: %w", err))
+	}
+	if format.Value, err = parseClass(f.classOf("value_deserializer", "Deserializer"), "Deserializer"); err != nil {
+		errs = append(errs, fmt.Errorf("value: %w", err))
+	}
+	stamp := Stamp(f.text("timestamp_policy"))
+	switch stamp {
+	case "":
+		stamp = ByProcessing // the wrappers' default
+	case ByProcessing, ByCreate, ByLog:
+	default:
+		errs = append(errs, fmt.Errorf("timestamp policy %q is not known; use ProcessingTime, CreateTime or LogAppendTime", stamp))
+	}
+	if len(s.Topics) == 0 {
+		errs = append(errs, errors.New("no topic is named"))
+	}
+	return Replay{Source: s, Stamp: stamp}, format, f.err(errs...)
+}
+
+func (f *fields) classOf(name, kind string) string {
+	if c := f.text(name); c != "" {
+		return c
+	}
+	return serialization + "ByteArray" + kind
+}
+
+// bounded refuses a read that would never end.
+func (f *fields) bounded(config map[string]string, limited bool) error {
+	for _, key := range []string{keyStop, keyStopOffsets, keyStopTime} {
+		limited = limited || config[key] != ""
+	}
+	if _, ok := f.number("stop_read_time"); ok || limited {
+		return nil
+	}
+	return fmt.Errorf("reading without an end is not supported yet; say where a replay ends: consumer config %s=now, %s=MILLISECONDS or %s=PARTITION:OFFSET,… or max_num_records", keyStop, keyStopTime, keyStopOffsets)
+}
+
+// refused are settings that would be ignored at the user's cost.
+func (f *fields) refused() error {
+	if f.text("consumer_factory_fn_class") != "" {
+		return errors.New("consumer_factory_fn_class names a Java class, which can't be run without Java; leave it out")
+	}
+	if f.flag("commit_offset_in_finalize") {
+		return errors.New("commit_offset_in_finalize: a replay reads exact ranges and commits nothing; leave it out")
+	}
+	return nil
+}
+
+func expandRead(ctx context.Context, f *fields, metadata bool) (expansion.Fragment, error) {
+	r, format, err := f.replay()
+	if metadata && err == nil && format != (Format{}) {
+		err = errors.New("with metadata keys and values are bytes; use ByteArrayDeserializer for both")
+	}
+	if err != nil {
+		return expansion.Fragment{}, err
+	}
+	p, s := beam.NewPipelineWithRoot()
+	if metadata {
+		r.Messages(s)
+		return build(ctx, p)
+	}
+	r.pairs(s.Scope("kafka.Pairs"), format, true)
+	fragment, err := build(ctx, p)
+	if err != nil {
+		return fragment, err
+	}
+	return fragment, withNulls(fragment)
+}
+
+// build makes a fragment of a pipeline: what nobody reads in it is its output,
+// and what a standInFn makes stands for what goes in.
+func build(ctx context.Context, p *beam.Pipeline) (expansion.Fragment, error) {
+	edges, _, err := p.Build()
+	if err != nil {
+		return expansion.Fragment{}, err
+	}
+	env, err := graphx.CreateEnvironment(ctx, urnEnvironment, func(context.Context) string { return "" })
+	if err != nil {
+		return expansion.Fragment{}, err
+	}
+	env.Payload, env.Dependencies = nil, nil
+	made, err := graphx.Marshal(edges, &graphx.Options{Environment: env})
+	if err != nil {
+		return expansion.Fragment{}, err
+	}
+	f := expansion.Fragment{Pipeline: made, Inputs: map[string]string{}, Outputs: map[string]string{}}
+	read := map[string]bool{}
+	for _, t := range made.GetComponents().GetTransforms() {
+		for _, id := range t.GetInputs() {
+			read[id] = true
+		}
+		if len(t.GetSubtransforms()) == 0 && strings.HasSuffix(t.GetUniqueName(), standIn) {
+			for _, id := range t.GetOutputs() {
+				f.Inputs["input"] = id
+			}
+		}
+	}
+	for id := range made.GetComponents().GetPcollections() {
+		if !read[id] {
+			f.Outputs["output"] = id
+		}
+	}
+	return f, nil
+}
+
+// standIn is the end of the name of what makes the collections that stand for a
+// client's.
+const standIn = ".standInFn"
+
+// standInFn makes nothing; it is never run.
+type standInFn struct{}
+
+func (*standInFn) ProcessElement([]byte, func([]byte, []byte)) {}
+
+func init() {
+	register.DoFn2x0[[]byte, func([]byte, []byte)](&standInFn{})
+	register.Emitter2[[]byte, []byte]()
+}
+
+// expandWrite writes what comes in to a topic.
+func expandWrite(ctx context.Context, f *fields, r expansion.Request) (expansion.Fragment, error) {
+	sink, err := ParseProducer(f.config("producer_config"))
+	sink.Topic = f.text("topic")
+	var errs []error
+	errs = append(errs, err, validTopic(sink.Topic))
+	for _, part := range []string{"key", "value"} {
+		if _, err := parseClass(f.classOf(part+"_serializer", "Serializer"), "Serializer"); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", part, err))
+		}
+	}
+	errs = append(errs, pairsIn(r))
+	if err := f.err(errs...); err != nil {
+		return expansion.Fragment{}, err
+	}
+	p, s := beam.NewPipelineWithRoot()
+	in := beam.ParDo(s, &standInFn{}, beam.Impulse(s))
+	sink.Write(s, in)
+	return build(ctx, p)
+}
+
+// pairsIn sees that what comes in are pairs whose parts can be written.
+func pairsIn(r expansion.Request) error {
+	if len(r.Inputs) != 1 {
+		return fmt.Errorf("it has %d inputs, and takes one", len(r.Inputs))
+	}
+	return nil
+}
+
+// withNulls makes the keys and values of the output nullable.
+func withNulls(f expansion.Fragment) error {
+	c := f.Pipeline.GetComponents()
+	for _, id := range f.Outputs {
+		out := c.GetPcollections()[id]
+		kv := c.GetCoders()[out.GetCoderId()]
+		if kv.GetSpec().GetUrn() != "beam:coder:kv:v1" || len(kv.GetComponentCoderIds()) != 2 {
+			return errors.New("the output is no pair")
+		}
+		made := &pipepb.Coder{Spec: kv.GetSpec()}
+		for _, part := range kv.GetComponentCoderIds() {
+			id := "nullable_" + part
+			c.Coders[id] = &pipepb.Coder{Spec: &pipepb.FunctionSpec{Urn: "beam:coder:nullable:v1"}, ComponentCoderIds: []string{part}}
+			made.ComponentCoderIds = append(made.ComponentCoderIds, id)
+		}
+		c.Coders["nullable_pair"] = made
+		out.CoderId = "nullable_pair"
+	}
+	return nil
+}
+
+// SchemaTransforms are those for Beam YAML and Managed.
+func (Provider) SchemaTransforms() map[string]expansion.SchemaTransform { return nil }

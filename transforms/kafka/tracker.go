@@ -1,0 +1,91 @@
+package kafka
+
+import (
+	"fmt"
+	"math"
+	"sync"
+)
+
+// A Restriction is a piece of a range that one call reads.
+type Restriction struct{ Start, End int64 }
+
+// A tracker hands out the offsets of a restriction, many at a time, so that
+// neither a lock nor an allocation goes with each record. It may be split at any
+// offset that has not been handed out.
+type tracker struct {
+	mu      sync.Mutex
+	rest    Restriction
+	claimed int64 // all before it are handed out; rest.Start <= claimed <= rest.End
+	err     error
+}
+
+func newTracker(r Restriction) *tracker {
+	return &tracker{rest: r, claimed: min(r.Start, r.End)}
+}
+
+// claim hands out the offsets before to, as far as the restriction goes, and
+// returns up to where.
+func (t *tracker) claim(to int64) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.claimed = max(t.claimed, min(to, t.rest.End))
+	return t.claimed
+}
+
+// TryClaim is claim as Beam has it: of one offset.
+func (t *tracker) TryClaim(position any) bool {
+	offset, ok := position.(int64)
+	if !ok {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.err = fmt.Errorf("%T is not an offset", position)
+		return false
+	}
+	return t.claim(offset+1) > offset
+}
+
+// GetError is what TryClaim couldn't return.
+func (t *tracker) GetError() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// TrySplit keeps a fraction of what is left.
+func (t *tracker) TrySplit(fraction float64) (primary, residual any, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left := t.rest.End - t.claimed
+	keep := int64(math.Ceil(min(max(fraction, 0), 1) * float64(left)))
+	at := t.claimed + min(keep, left)
+	if at >= t.rest.End {
+		return t.rest, nil, nil
+	}
+	rest := Restriction{Start: at, End: t.rest.End}
+	t.rest.End = at
+	return t.rest, rest, nil
+}
+
+// GetProgress counts offsets.
+func (t *tracker) GetProgress() (done, remaining float64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return float64(t.claimed - t.rest.Start), float64(t.rest.End - t.claimed)
+}
+
+// IsDone reports whether all is handed out.
+func (t *tracker) IsDone() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err == nil && t.claimed >= t.rest.End
+}
+
+// GetRestriction is what is to be read, splits taken away.
+func (t *tracker) GetRestriction() any {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rest
+}
+
+// IsBounded says that a replay ends.
+func (t *tracker) IsBounded() bool { return true }
