@@ -86,7 +86,7 @@ func (r *allToAll) decide() {
 	out := Decide(r.w.state, r.w.seen, r.w.policy, r.w.now)
 	r.longest = max(r.longest, time.Since(began))
 	r.actions = append(r.actions, out.Actions...)
-	if out.WakeAt > 0 && len(out.Actions) == 0 {
+	if out.WakeAt > 0 && len(r.actions) == 0 {
 		r.w.now = out.WakeAt
 		r.decide()
 	}
@@ -106,7 +106,7 @@ func (r *allToAll) end(a Start, t TaskSpec) {
 		r.lost = true
 		w.seen.LostManager(a.TaskManager, w.now)
 	default:
-		done := &catalog.TaskFinished{Job: "j", Task: t.ID, Ended: w.now}
+		done := &catalog.TaskFinished{Job: "j", Task: t.ID, Started: w.now, Ended: w.now.Add(time.Second)}
 		for _, o := range t.Outputs {
 			done.Outputs = append(done.Outputs, catalog.Output{Dataset: o.Dataset, Bytes: int64(100 * r.n), Sketch: r.sketch, Durable: catalog.OnDisk})
 		}

@@ -68,6 +68,7 @@ type jobSeen struct {
 	released []bool      // by dataset: all readers have finished, partitions are freed
 	parts    []*parts    // by dataset: what its readers are told; nil when not yet made
 	queues   []queueSeen // by stage: of those that have a restriction queue
+	took     []took      // by stage; see twice.go
 	cursor   []int       // by region: all units before it are launched or done
 	slots    int         // that the job's tasks occupy
 	// unexplained are failures whose cause is yet to be told by other tasks; at
@@ -284,6 +285,7 @@ func (s *Seen) job(j *catalog.Job) *jobSeen {
 			released: make([]bool, len(j.Graph.Datasets)),
 			parts:    make([]*parts, len(j.Graph.Datasets)),
 			queues:   make([]queueSeen, len(j.Stages)),
+			took:     make([]took, len(j.Stages)),
 			cursor:   make([]int, len(j.Regions)),
 		}
 		s.jobs[j.ID] = js

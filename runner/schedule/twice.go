@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -41,53 +42,96 @@ func standsAlone(j *catalog.Job, stage int) bool {
 
 // doubleSlow starts second attempts of a stage's slow tasks.
 func (c *call) doubleSlow(j *catalog.Job, stage int) {
-	st := j.Stages[stage]
-	usual, ok := median(st)
-	if !ok {
+	st, js := j.Stages[stage], c.seen.job(j)
+	t := js.usual(stage, st)
+	if !t.ok {
 		return
 	}
-	slow := max(c.policy.SlowAfter, slowFactor*usual)
-	w := &waiting{j: j, js: c.seen.job(j)}
-	for i := range st.Tasks {
-		t := &st.Tasks[i]
-		first := catalog.TaskID{Stage: st.Stage, Index: i, Attempt: t.Attempt}
-		r := c.seen.running[runKey{j.ID, first}]
-		if t.Done != nil || t.Second > 0 || r == nil || r.slot < 0 {
-			continue
-		}
-		others := slices.DeleteFunc(c.open(1), func(m *manager) bool { return m == r.manager || m.free == 0 })
-		if len(others) == 0 {
+	if c.now < t.look {
+		c.wakeAt(t.look)
+		return
+	}
+	t.look = 0
+	slow := max(c.policy.SlowAfter, slowFactor*t.median)
+	free := slices.DeleteFunc(c.open(1), func(m *manager) bool { return m.free == 0 })
+	for _, r := range c.runningOf(j, st.Stage) {
+		if len(free) == 0 || len(free) == 1 && free[0] == r.manager {
 			continue // whoever frees a slot asks again
 		}
-		if c.now.Sub(r.since) < slow {
-			c.wakeAt(r.since.Add(slow))
+		if at := r.since.Add(slow); c.now < at {
+			if t.look == 0 || at < t.look {
+				t.look = at
+			}
 			continue
 		}
-		second := first
+		second := r.id
 		second.Attempt++
-		c.propose(&catalog.TaskDoubled{Job: j.ID, Task: second, At: c.now, Why: fmt.Sprintf("others took %v", usual.Round(time.Millisecond))})
+		c.propose(&catalog.TaskDoubled{Job: j.ID, Task: second, At: c.now, Why: fmt.Sprintf("others took %v", t.median.Round(time.Millisecond))})
+		w := &waiting{j: j, js: js}
+		others := slices.DeleteFunc(slices.Clone(free), func(m *manager) bool { return m == r.manager })
 		start := c.placeTasks(w, []catalog.TaskID{second}, others)
+		free = slices.DeleteFunc(free, func(m *manager) bool { return m.free == 0 })
 		start.Tasks[0] = w.spec(c, start.TaskManager, second)
 		c.act(start)
 	}
+	if t.look > 0 {
+		c.wakeAt(t.look)
+	}
+}
+
+// runningOf are the stage's tasks that run, each alone.
+func (c *call) runningOf(j *catalog.Job, stage jobgraph.StageID) (all []*running) {
+	for _, m := range c.seen.managers {
+		for i := range m.slots {
+			for _, r := range m.slots[i].tasks {
+				if r.job != j.ID || r.id.Stage != stage || !c.wanted(r.job, r.id) {
+					continue
+				}
+				if t := task(j, r.id); t.Done == nil && t.Second == 0 {
+					all = append(all, r)
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *running) int { return cmp.Compare(a.id.Index, b.id.Index) })
+	return all
 }
 
 // slowFactor is how many times longer than usual a slow task takes.
 const slowFactor = 3
 
+// A took is how long the tasks of a stage took when that many had finished.
+type took struct {
+	finished int
+	median   time.Duration
+	ok       bool
+	look     catalog.Instant // none is slow before
+}
+
+// usual tells how long finished tasks of the stage took. It is counted again when
+// a few more have finished: what ten thousand took is not sorted for each.
+func (js *jobSeen) usual(stage int, st *catalog.Stage) *took {
+	t := &js.took[stage]
+	if t.finished == 0 || st.Finished < t.finished || st.Finished > t.finished+t.finished/16 {
+		*t = took{finished: st.Finished}
+		t.median, t.ok = median(st)
+	}
+	return t
+}
+
 // median is how long the finished tasks of a stage took.
 func median(st *catalog.Stage) (time.Duration, bool) {
-	var took []time.Duration
+	var all []time.Duration
 	for i := range st.Tasks {
 		if d := st.Tasks[i].Done; d != nil && d.Started > 0 {
-			took = append(took, d.Ended.Sub(d.Started))
+			all = append(all, d.Ended.Sub(d.Started))
 		}
 	}
-	if len(took) == 0 {
+	if len(all) == 0 {
 		return 0, false
 	}
-	slices.Sort(took)
-	return took[len(took)/2], true
+	slices.Sort(all)
+	return all[len(all)/2], true
 }
 
 // otherRuns reports whether another attempt of the task runs that may yet
