@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
@@ -81,9 +82,11 @@ func clusterCommand() *cobra.Command {
 
 func printGroup(c *cobra.Command, s *node.GroupStatus) error {
 	out := c.OutOrStdout()
-	fmt.Fprintf(out, "term %d, log applied to %d, state %.12s\n\n", s.Term, s.Applied, s.State)
+	fmt.Fprintf(out, "term %d\n\n", s.Term)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "JOBMANAGER\tADDRESS\tROLE")
+	fmt.Fprintln(w, "JOBMANAGER\tADDRESS\tROLE\tLOG\tSTATE")
+	states := map[uint64]string{} // by place in the log
+	differ := false
 	for _, m := range s.Members {
 		role := "follower"
 		switch {
@@ -92,10 +95,21 @@ func printGroup(c *cobra.Command, s *node.GroupStatus) error {
 		case !m.Voter:
 			role = "learner"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.Address, role)
+		if m.Error != "" {
+			fmt.Fprintf(w, "%s\t%s\t%s\t-\t%s\n", m.Name, m.Address, role, m.Error)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.12s\n", m.Name, m.Address, role, m.Applied, m.State)
+		if before, ok := states[m.Applied]; ok && before != m.State {
+			differ = true
+		}
+		states[m.Applied] = m.State
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if differ {
+		return errors.New("members that have come to the same place in the log tell different stories: this must not be; keep their data directories and report it")
 	}
 	fmt.Fprintf(out, "\n%d TaskManagers\n", len(s.TaskManagers))
 	for _, t := range s.TaskManagers {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"trestle/internal/cluster"
@@ -17,13 +18,16 @@ type MemberStatus struct {
 	Address string `json:"address"`
 	Voter   bool   `json:"voter"`
 	Leader  bool   `json:"leader,omitempty"`
+	// Applied is its place in the log, and State the hash of what the log folds
+	// to there: members at one place have one hash. Error is why it didn't say.
+	Applied uint64 `json:"applied,omitempty"`
+	State   string `json:"state,omitempty"`
+	Error   string `json:"error,omitempty"`
 }
 
 // A GroupStatus is a group of JobManagers as its leader sees it.
 type GroupStatus struct {
 	Term    uint64         `json:"term"`
-	Applied uint64         `json:"applied"` // place in the log
-	State   string         `json:"state"`   // hash of what the log folds to there
 	Members []MemberStatus `json:"members"`
 	// TaskManagers are those that the group counts on, by name.
 	TaskManagers []string `json:"taskManagers"`
@@ -36,6 +40,7 @@ type memberRequest struct {
 
 var (
 	callStatus   = cluster.NewCall[struct{}, GroupStatus]("members", "Status")
+	callState    = cluster.NewCall[struct{}, MemberStatus]("members", "State")
 	callAdd      = cluster.NewCall[memberRequest, struct{}]("members", "Add")
 	callRemove   = cluster.NewCall[memberRequest, struct{}]("members", "Remove")
 	callTransfer = cluster.NewCall[memberRequest, struct{}]("members", "Transfer")
@@ -56,7 +61,11 @@ func (n *Node) memberMethods() []cluster.Method {
 			if err := n.mustLead(); err != nil {
 				return nil, err
 			}
-			return n.groupStatus(), nil
+			return n.groupStatus(ctx), nil
+		}),
+		callState.Serve(func(context.Context, *struct{}) (*MemberStatus, error) {
+			index, hash := n.raft.Hash()
+			return &MemberStatus{Applied: index, State: string(hash)}, nil
 		}),
 		change(callAdd, func(ctx context.Context, r *memberRequest) error {
 			return n.raft.AddMember(ctx, raftmeta.Member{ID: r.Name, Addr: r.Address, Voter: true})
@@ -75,13 +84,27 @@ func (n *Node) mustLead() error {
 	return &cluster.Error{Kind: kindNotLeader, Detail: addr, Text: "another JobManager leads"}
 }
 
-func (n *Node) groupStatus() *GroupStatus {
+func (n *Node) groupStatus(ctx context.Context) *GroupStatus {
+	ctx, cancel := context.WithTimeout(ctx, showFor)
+	defer cancel()
 	leader, term, _ := n.raft.Leader()
-	index, hash := n.raft.Hash()
-	s := &GroupStatus{Term: term, Applied: index, State: string(hash), TaskManagers: n.board.TaskManagers()}
+	s := &GroupStatus{Term: term, TaskManagers: n.board.TaskManagers()}
 	for _, m := range n.raft.Members() {
 		s.Members = append(s.Members, MemberStatus{Name: m.ID, Address: m.Addr, Voter: m.Voter, Leader: m.ID == leader.ID})
 	}
+	var asked sync.WaitGroup
+	for i := range s.Members {
+		asked.Go(func() {
+			m := &s.Members[i]
+			got, err := callState.Do(ctx, n.peers.To(m.Address), &struct{}{})
+			if err != nil {
+				m.Error = err.Error()
+				return
+			}
+			m.Applied, m.State = got.Applied, got.State
+		})
+	}
+	asked.Wait()
 	return s
 }
 
