@@ -52,7 +52,7 @@ itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen
 	$(ITEST) -itests=behaviour
 
 itest-failover: build $(VENV)/.ready ## many machines and what dies of them; QUICK=1 takes four minutes
-	$(ITEST) -itests=failover -run '^TestFailover' $(if $(QUICK),-quick)
+	$(ITEST) -itests=failover -run '^TestFailover' -parallel=4 $(if $(QUICK),-quick)
 
 kafka: $(CACHE)/kafka/.ready ## a Kafka broker to play with, at 127.0.0.1:9092
 	$(GO) run ./itests/kafka/play -jars=$(CACHE)/kafka

@@ -99,10 +99,10 @@ func TestFailoverPython(t *testing.T) {
 		}
 		victim := r.one(r.Of(fleet.TaskManager))
 		r.pause(r.within(time.Second))
-		x.note(at)
 		if err := victim.PowerOff(); err != nil {
 			t.Fatal(err)
 		}
+		x.mark(at)
 		if err := victim.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}

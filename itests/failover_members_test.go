@@ -12,7 +12,6 @@ import (
 func TestFailoverMembers(t *testing.T) {
 	cfg := standard
 	cfg.Spare = 1
-	cfg.JobManagerArgs = []string{"--snapshot-records=20"}
 	r := startRig(t, cfg)
 	fresh := r.Node("jm4")
 	leader, term := r.leader()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func newRig(t *testing.T, cfg fleet.Config) *rig {
 	t.Helper()
 	need(t, "failover")
 	hosts(t)
+	t.Parallel() // jobs sleep most of their time
 	program, err := filepath.Abs(*binary)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +134,9 @@ type trial struct {
 	at      time.Time
 	lost    error // the follower's stream ended otherwise
 
-	done map[taskKey]fleet.Task // tasks that were seen finished
+	last  *fleet.Job             // as shown when it was marked last
+	loose bool                   // some time passed between that and what was decided
+	done  map[taskKey]fleet.Task // tasks that were finished at some such time
 }
 
 type taskKey struct {
@@ -245,12 +249,22 @@ func (x *trial) note(at *fleet.Node) *fleet.Job {
 	}
 	for _, s := range j.Stages {
 		for _, task := range s.Tasks {
-			if task.State == "finished" {
-				x.done[taskKey{s.ID, task.Index}] = task
+			key := taskKey{s.ID, task.Index}
+			if _, known := x.done[key]; !known && task.State == "finished" {
+				x.done[key] = task
 			}
 		}
 	}
 	return j
+}
+
+// mark is note, and what is shown is what needless judges by: it is to be called
+// when something was lost and nobody can know of it yet.
+func (x *trial) mark(at *fleet.Node) {
+	x.r.t.Helper()
+	if j := x.note(at); j != nil {
+		x.last = j
+	}
 }
 
 // again are the tasks that were seen finished and ran again later.
@@ -347,6 +361,15 @@ func (x *trial) where() error {
 	}
 	ran, err := jobs.ReadJournal(x.shape.Dir)
 	return errors.Join(append(out, err, errors.New(ran.Summary()))...)
+}
+
+// shownStages tells a job's stages and regions, for messages.
+func shownStages(j *fleet.Job) string {
+	var out strings.Builder
+	for _, s := range j.Stages {
+		fmt.Fprintf(&out, "%s %s in %s, %d tasks, reads %v: %s\n", s.ID, s.Root, s.Region, len(s.Tasks), j.Producers(s.ID), s.Name)
+	}
+	return out.String()
 }
 
 // pause waits for some of the time that a fault lasts. It is no waiting for
