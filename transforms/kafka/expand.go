@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -297,25 +298,52 @@ func expandWrite(ctx context.Context, f *fields, r expansion.Request) (expansion
 	sink.Topic = f.text("topic")
 	var errs []error
 	errs = append(errs, err, validTopic(sink.Topic))
-	for _, part := range []string{"key", "value"} {
-		if _, err := parseClass(f.classOf(part+"_serializer", "Serializer"), "Serializer"); err != nil {
+	var as [2]Deserializer
+	for i, part := range []string{"key", "value"} {
+		if as[i], err = parseClass(f.classOf(part+"_serializer", "Serializer"), "Serializer"); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part, err))
 		}
 	}
-	errs = append(errs, pairsIn(r))
+	errs = append(errs, pairsIn(r, as))
 	if err := f.err(errs...); err != nil {
 		return expansion.Fragment{}, err
 	}
 	p, s := beam.NewPipelineWithRoot()
 	in := beam.ParDo(s, &standInFn{}, beam.Impulse(s))
-	sink.Write(s, in)
+	beam.ParDo0(s.Scope("kafka.Write"), &writeFn{Sink: sink, Short: [2]bool{as[0] == AsInteger, as[1] == AsInteger}}, in)
 	return build(ctx, p)
 }
 
-// pairsIn sees that what comes in are pairs whose parts can be written.
-func pairsIn(r expansion.Request) error {
+// writable are the coders of keys and values that can be written, and Kafka's
+// serializer that they ask for.
+var writable = map[string]Deserializer{
+	"beam:coder:bytes:v1":       AsBytes,
+	"beam:coder:string_utf8:v1": AsString,
+	"beam:coder:varint:v1":      AsLong,
+}
+
+// pairsIn sees that what comes in are pairs whose parts can be written as the
+// serializers say.
+func pairsIn(r expansion.Request, serializers [2]Deserializer) error {
 	if len(r.Inputs) != 1 {
 		return fmt.Errorf("it has %d inputs, and takes one", len(r.Inputs))
+	}
+	coders := r.Components.GetCoders()
+	for _, id := range r.Inputs {
+		kv := coders[id]
+		if kv.GetSpec().GetUrn() != "beam:coder:kv:v1" || len(kv.GetComponentCoderIds()) != 2 {
+			return errors.New("the input must be pairs of keys and values; in Python, say .with_output_types(tuple[bytes, bytes]) before it")
+		}
+		for i, part := range []string{"key", "value"} {
+			urn := coders[kv.GetComponentCoderIds()[i]].GetSpec().GetUrn()
+			if urn == "beam:coder:nullable:v1" {
+				return fmt.Errorf("the %s may be null, which can't be written yet; declare the input's type without None (in Python, .with_output_types(tuple[bytes, bytes]))", part)
+			}
+			has, ok := writable[urn]
+			if !ok || has != serializers[i] && !(has == AsLong && serializers[i] == AsInteger) {
+				return fmt.Errorf("the %s has the coder %q, which is not what %s%sSerializer writes", part, urn, serialization, cmp.Or(string(serializers[i]), "ByteArray"))
+			}
+		}
 	}
 	return nil
 }

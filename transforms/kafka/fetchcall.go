@@ -283,7 +283,14 @@ func (r *answer) int64() int64 {
 	return 0
 }
 
-func (r *answer) string() string { return string(r.take(int(r.int16()))) }
+// string is nullable; null is empty.
+func (r *answer) string() string {
+	n := r.int16()
+	if n < 0 {
+		return ""
+	}
+	return string(r.take(int(n)))
+}
 
 // bytes are nullable; null is nil.
 func (r *answer) bytes() []byte {

@@ -95,6 +95,9 @@ func (k Sink) codec() (compress.Compression, error) {
 // writeFn writes pairs.
 type writeFn struct {
 	Sink Sink
+	// Short writes integers of key and value with 4 bytes: they come as 64 bits,
+	// whatever they were.
+	Short [2]bool
 
 	producer *producer
 }
@@ -127,11 +130,11 @@ func (f *writeFn) StartBundle(ctx context.Context) error {
 }
 
 func (f *writeFn) ProcessElement(ctx context.Context, key beam.T, value beam.U) error {
-	k, err := serialize(key)
+	k, err := serialize(key, f.Short[0])
 	if err != nil {
 		return fmt.Errorf("write to topic %q: key: %w", f.Sink.Topic, err)
 	}
-	v, err := serialize(value)
+	v, err := serialize(value, f.Short[1])
 	if err != nil {
 		return fmt.Errorf("write to topic %q: value: %w", f.Sink.Topic, err)
 	}
@@ -143,13 +146,19 @@ func (f *writeFn) FinishBundle(ctx context.Context) error {
 }
 
 // serialize writes a value as Kafka's serializers do.
-func serialize(v any) ([]byte, error) {
+func serialize(v any, short bool) ([]byte, error) {
 	switch v := v.(type) {
 	case []byte:
 		return v, nil
 	case string:
 		return []byte(v), nil
 	case int64:
+		if short {
+			if int64(int32(v)) != v {
+				return nil, fmt.Errorf("%d is no 32-bit integer", v)
+			}
+			return binary.BigEndian.AppendUint32(nil, uint32(v)), nil
+		}
 		return binary.BigEndian.AppendUint64(nil, uint64(v)), nil
 	case int32:
 		return binary.BigEndian.AppendUint32(nil, uint32(v)), nil
