@@ -16,6 +16,8 @@ import (
 
 	"trestle/itests/kafka/broker"
 	"trestle/transforms/kafka"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 )
 
 var (
@@ -35,6 +37,7 @@ var shared struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	beam.Init()
 	code := m.Run()
 	if shared.tool != nil {
 		shared.tool.Close()

@@ -1,0 +1,80 @@
+package kafka
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serve starts trestle and gives its job endpoint. When the test ends, it must
+// stop with status 0.
+func serve(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	ready := filepath.Join(dir, "ready.json")
+	cmd := exec.Command(*program, "serve", "--job-addr=127.0.0.1:0", "--web-addr=127.0.0.1:0", "--data="+filepath.Join(dir, "data"), "--ready-file="+ready)
+	log, err := os.Create(filepath.Join(dir, "trestle.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case err := <-exited:
+			if err != nil {
+				t.Errorf("trestle serve stopped with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("trestle serve did not stop")
+			_ = cmd.Process.Kill()
+			<-exited
+		}
+		if text, _ := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("its log ends:\n%s", text[max(0, len(text)-4<<10):])
+		}
+		log.Close()
+	})
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(30 * time.Second)
+	for {
+		select {
+		case <-tick.C:
+			var s struct{ Job string }
+			if text, err := os.ReadFile(ready); err == nil && json.Unmarshal(text, &s) == nil {
+				return s.Job
+			}
+		case err := <-exited:
+			exited <- err
+			t.Fatalf("trestle serve ended at its start: %v", err)
+		case <-late:
+			t.Fatal("trestle serve was not ready in time")
+		}
+	}
+}
+
+// python runs one of the Python pipelines, and returns what it said.
+func python(t testing.TB, args ...string) ([]byte, error) {
+	t.Helper()
+	program, err := filepath.Abs(filepath.Join(*cacheDir, "venv", "bin", "python"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := filepath.Abs("python/pipelines.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, append([]string{script}, args...)...)
+	cmd.Dir = t.TempDir()
+	return cmd.CombinedOutput()
+}
