@@ -1,8 +1,7 @@
 package fnapi
 
 import (
-	"math/bits"
-	"sync"
+	"trestle/internal/bufpool"
 
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec
@@ -87,43 +86,6 @@ func (m *outgoing) free() {
 	m.bytes = nil
 }
 
-// chunks is the pool of all data buffers. Unlike gRPC's, it leaves old bytes
-// in them: they are overwritten anyway, and clearing a megabyte costs as much as
-// copying it.
-var chunks = &chunkPool{}
-
-const (
-	minChunkBits = 8  // 256 B: last marks
-	maxChunkBits = 24 // 16 MiB; Python flushes at 10, Go at 4
-)
-
-// A chunkPool keeps buffers by powers of two. It implements mem.BufferPool.
-// What it holds is the garbage collector's to take.
-type chunkPool struct {
-	byBits [maxChunkBits + 1]sync.Pool // of *[]byte
-}
-
-// Get returns a buffer of that length, with any content.
-func (p *chunkPool) Get(length int) *[]byte {
-	class := max(bits.Len(uint(max(length, 1)-1)), minChunkBits)
-	if class > maxChunkBits {
-		b := make([]byte, length)
-		return &b
-	}
-	if b, ok := p.byBits[class].Get().(*[]byte); ok {
-		*b = (*b)[:length]
-		return b
-	}
-	b := make([]byte, length, 1<<class)
-	return &b
-}
-
-// Put takes a buffer back.
-func (p *chunkPool) Put(b *[]byte) {
-	c := cap(*b)
-	class := bits.Len(uint(c)) - 1
-	if c == 0 || c != 1<<class || class < minChunkBits || class > maxChunkBits {
-		return // too large to keep, or a stranger's
-	}
-	p.byBits[class].Put(b)
-}
+// chunks is the pool of all data buffers: from 256 B, for last marks, to 16 MiB;
+// Python flushes at 10, Go at 4.
+var chunks = bufpool.New(8, 24)

@@ -113,22 +113,3 @@ func TestNextEntryRefuses(t *testing.T) {
 		}
 	}
 }
-
-func TestChunkPool(t *testing.T) {
-	p := &chunkPool{}
-	for _, n := range []int{0, 1, 256, 257, 1 << 20, 1<<20 + 1, 1 << 24, 1<<24 + 1} {
-		b := p.Get(n)
-		if len(*b) != n {
-			t.Errorf("Get(%d) has %d bytes", n, len(*b))
-		}
-		p.Put(b)
-		if again := p.Get(n); len(*again) != n {
-			t.Errorf("Get(%d) again has %d bytes", n, len(*again))
-		}
-	}
-	odd := make([]byte, 1000)
-	p.Put(&odd)
-	if b := p.Get(1000); cap(*b) != 1024 {
-		t.Errorf("the pool gave out a stranger's buffer of %d bytes", cap(*b))
-	}
-}

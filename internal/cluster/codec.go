@@ -3,8 +3,8 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
-	"math/bits"
-	"sync"
+
+	"trestle/internal/bufpool"
 
 	"google.golang.org/grpc/mem"
 )
@@ -87,41 +87,6 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// frames is the pool of frames' bytes. It leaves old bytes in them: they are
-// overwritten anyway.
-var frames = &framePool{}
-
-const (
-	minFrameBits = 10 // below a KiB gRPC doesn't give buffers back
-	maxFrameBits = 23 // 8 MiB
-)
-
-// A framePool keeps buffers by powers of two. It implements mem.BufferPool.
-// What it holds is the garbage collector's to take.
-type framePool struct {
-	byBits [maxFrameBits + 1]sync.Pool // of *[]byte
-}
-
-// Get returns a buffer of that length, with any content.
-func (p *framePool) Get(length int) *[]byte {
-	class := max(bits.Len(uint(max(length, 1)-1)), minFrameBits)
-	if class > maxFrameBits {
-		b := make([]byte, length)
-		return &b
-	}
-	if b, ok := p.byBits[class].Get().(*[]byte); ok {
-		*b = (*b)[:length]
-		return b
-	}
-	b := make([]byte, length, 1<<class)
-	return &b
-}
-
-// Put takes a buffer back.
-func (p *framePool) Put(b *[]byte) {
-	class := bits.Len(uint(cap(*b))) - 1
-	if class < minFrameBits || class > maxFrameBits || cap(*b) != 1<<class {
-		return // too large to keep, or a stranger's
-	}
-	p.byBits[class].Put(b)
-}
+// frames is the pool of frames' bytes: from 1 KiB, below which gRPC doesn't give
+// buffers back, to 8 MiB.
+var frames = bufpool.New(10, 23)

@@ -16,6 +16,7 @@ var plain = []string{
 	"internal/clock",
 	"internal/cluster",
 	"internal/invariant",
+	"internal/bufpool",
 	"internal/membudget",
 	"internal/pack",
 	"runner/jobgraph",

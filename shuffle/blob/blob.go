@@ -28,7 +28,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"trestle/internal/bucket"
@@ -58,7 +57,7 @@ type Driver struct {
 	life context.Context
 	end  context.CancelFunc
 
-	retained atomic.Int64 // bytes of blocks kept in memory
+	retained *membudget.Share // blocks kept in memory
 
 	deletions deletions
 
@@ -78,13 +77,10 @@ type known struct {
 
 // New returns a driver on a bucket. Close it before the bucket.
 func New(b *bucket.Bucket, cfg Config) *Driver {
-	if cfg.Retain == 0 {
-		cfg.Retain = cfg.Budget.Limit() / 2
-	}
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 4
 	}
-	d := &Driver{bucket: b, cfg: cfg, parts: make(map[driver.PartitionID]*known)}
+	d := &Driver{bucket: b, cfg: cfg, retained: cfg.Budget.Share(cfg.Retain), parts: make(map[driver.PartitionID]*known)}
 	d.life, d.end = context.WithCancel(context.Background())
 	d.deletions.bucket = b
 	return d
@@ -270,17 +266,4 @@ func (d *Driver) Sweep(ctx context.Context, live []string, before time.Time) err
 		}
 	}
 	return nil
-}
-
-// retain reports whether n bytes more may stay in memory, and counts them.
-func (d *Driver) retain(n int64) bool {
-	// Others must find something left in the budget.
-	if b := d.cfg.Budget; b.Used() > b.Limit()/4*3 {
-		return false
-	}
-	if d.retained.Add(n) <= d.cfg.Retain {
-		return true
-	}
-	d.retained.Add(-n)
-	return false
 }

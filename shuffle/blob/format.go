@@ -118,30 +118,30 @@ func parseHead(b []byte) (*head, error) {
 	if xxhash.Sum64(body) != binary.LittleEndian.Uint64(b[n-sumLen:]) {
 		return nil, errDamaged
 	}
-	r := fields{b: body[prefixLen:]}
+	r := driver.Fields{B: body[prefixLen:]}
 	h := &head{}
 	for _, name := range []*string{&h.id.Job, &h.id.Dataset} {
-		*name = string(r.bytes(r.number(mostHead)))
+		*name = string(r.Bytes(r.Number(mostHead)))
 	}
-	h.id.Index, h.id.Attempt = r.number(math.MaxInt32), uint32(r.number(math.MaxUint32))
-	h.subs = r.number(math.MaxInt32)
-	if nonce := r.bytes(8); len(nonce) == 8 {
+	h.id.Index, h.id.Attempt = r.Number(math.MaxInt32), uint32(r.Number(math.MaxUint32))
+	h.subs = r.Number(math.MaxInt32)
+	if nonce := r.Bytes(8); len(nonce) == 8 {
 		h.nonce = binary.LittleEndian.Uint64(nonce)
 	}
-	h.size = int64(r.number(math.MaxInt64 / 2))
-	count := r.number(len(body)) // a mark has more than one byte
+	h.size = int64(r.Number(math.MaxInt64 / 2))
+	count := r.Number(len(body)) // a mark has more than one byte
 	h.marks = make([]mark, 0, count)
 	last := mark{}
 	for i := range count {
-		m := mark{sub: last.sub + r.number(math.MaxInt32), off: last.off + int64(r.number(math.MaxInt64/2))}
+		m := mark{sub: last.sub + r.Number(math.MaxInt32), off: last.off + int64(r.Number(math.MaxInt64/2))}
 		apart := i == 0 && m.off == 0 || i > 0 && m.sub > last.sub && m.off > last.off
-		if r.bad || !apart || m.sub >= h.subs || m.off >= h.size {
+		if r.Bad || !apart || m.sub >= h.subs || m.off >= h.size {
 			return nil, errDamaged
 		}
 		h.marks = append(h.marks, m)
 		last = m
 	}
-	if r.bad || len(r.b) != 0 || h.subs < 1 || (h.size > 0) != (count > 0) {
+	if r.Bad || len(r.B) != 0 || h.subs < 1 || (h.size > 0) != (count > 0) {
 		return nil, errDamaged
 	}
 	return h, nil
@@ -202,31 +202,4 @@ func (f *frame) checksum(payload, seed uint64, off int64) uint64 {
 // one.
 func seedOf(id driver.PartitionID, nonce uint64) uint64 {
 	return xxhash.Sum64String(fmt.Sprintf("%q %q %d %d %d", id.Job, id.Dataset, id.Index, id.Attempt, nonce))
-}
-
-// fields takes numbers off a byte slice and remembers if it was too short or a
-// number too great.
-type fields struct {
-	b   []byte
-	bad bool
-}
-
-func (r *fields) number(most int) int {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 || v > uint64(most) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return int(v)
-}
-
-func (r *fields) bytes(n int) []byte {
-	if n > len(r.b) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
 }

@@ -117,7 +117,7 @@ func (p *partition) Publish(_ context.Context, blocks []driver.Block) error {
 			continue
 		}
 		e, err := p.pack(b)
-		if err == nil && !p.d.retain(int64(cap(e.data))) {
+		if err == nil && !p.d.retained.Keep(int64(cap(e.data))) {
 			err = p.spill(&e)
 		}
 		if err != nil {
@@ -352,7 +352,7 @@ func (p *partition) closeFile() {
 // drop frees an entry that is in memory.
 func (d *Driver) drop(e *entry) {
 	if e.data != nil {
-		d.retained.Add(-int64(cap(e.data)))
+		d.retained.Drop(int64(cap(e.data)))
 		d.cfg.Budget.Free(e.data)
 		e.data = nil
 	}

@@ -66,7 +66,7 @@ func (p *partition) flush(entries []entry) error {
 	for i := range entries {
 		e := &entries[i]
 		if e.kind == inMemory {
-			p.d.retained.Add(-int64(cap(e.data)))
+			p.d.retained.Drop(int64(cap(e.data)))
 			mem = append(mem, *e)
 			at = append(at, i)
 			e.data = nil

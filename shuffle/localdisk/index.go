@@ -86,31 +86,31 @@ func readIndex(path string) (id driver.PartitionID, subpartitions int, entries [
 
 // parseIndex reads an index of payloads that end at end.
 func parseIndex(index []byte, end int64) (id driver.PartitionID, subpartitions int, entries []entry, err error) {
-	r := indexReader{b: index}
+	r := driver.Fields{B: index}
 	for _, name := range []*string{&id.Job, &id.Dataset} {
-		*name = string(r.bytes(r.number(len(index))))
+		*name = string(r.Bytes(r.Number(len(index))))
 	}
-	id.Index, id.Attempt = r.number(math.MaxInt32), uint32(r.number(math.MaxUint32))
-	subpartitions = r.number(math.MaxInt32)
-	n := r.number(len(index)) // an entry has more than one byte
+	id.Index, id.Attempt = r.Number(math.MaxInt32), uint32(r.Number(math.MaxUint32))
+	subpartitions = r.Number(math.MaxInt32)
+	n := r.Number(len(index)) // an entry has more than one byte
 	entries = make([]entry, 0, n)
 	for range n {
-		e := entry{sub: r.number(math.MaxInt32), count: r.number(math.MaxInt), raw: r.number(longestBlock)}
-		if k := r.bytes(1); len(k) == 1 {
+		e := entry{sub: r.Number(math.MaxInt32), count: r.Number(math.MaxInt), raw: r.Number(longestBlock)}
+		if k := r.Bytes(1); len(k) == 1 {
 			e.kind = k[0]
 		}
-		e.stored = r.number(math.MaxInt)
-		e.off = int64(r.number(math.MaxInt))
-		if s := r.bytes(8); len(s) == 8 {
+		e.stored = r.Number(math.MaxInt)
+		e.off = int64(r.Number(math.MaxInt))
+		if s := r.Bytes(8); len(s) == 8 {
 			e.sum = binary.LittleEndian.Uint64(s)
 		}
 		known := e.kind == compressed || e.kind == rawOnDisk && e.raw == e.stored
-		if r.bad || e.sub >= subpartitions || !known || e.off > end || int64(e.stored) > end-e.off {
+		if r.Bad || e.sub >= subpartitions || !known || e.off > end || int64(e.stored) > end-e.off {
 			return id, 0, nil, errDamaged
 		}
 		entries = append(entries, e)
 	}
-	if len(r.b) != 0 {
+	if len(r.B) != 0 {
 		return id, 0, nil, errDamaged
 	}
 	return id, subpartitions, entries, nil
@@ -149,31 +149,4 @@ func readIndexBytes(path string) (index []byte, end int64, err error) {
 		return nil, 0, errDamaged
 	}
 	return index, int64(off), nil
-}
-
-// An indexReader takes numbers off a byte slice and remembers if it was too
-// short or a number too great.
-type indexReader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *indexReader) number(most int) int {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 || v > uint64(most) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return int(v)
-}
-
-func (r *indexReader) bytes(n int) []byte {
-	if n > len(r.b) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
 }

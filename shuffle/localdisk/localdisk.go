@@ -26,7 +26,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"trestle/internal/membudget"
 	"trestle/shuffle/driver"
@@ -52,7 +51,7 @@ type Driver struct {
 	cfg    Config
 	create func(path string) (file, error) // os.OpenFile but in tests
 
-	retained atomic.Int64 // bytes of blocks kept in memory
+	retained *membudget.Share // blocks kept in memory
 
 	mu    sync.Mutex
 	parts map[string]map[driver.PartitionID]*partition // by job; also released ones, until their job is
@@ -71,10 +70,7 @@ type file interface {
 // process may use. Unfinished files of an earlier process are removed; for
 // finished ones see Recover.
 func New(dir string, cfg Config) (*Driver, error) {
-	if cfg.Retain == 0 {
-		cfg.Retain = cfg.Budget.Limit() / 2
-	}
-	d := &Driver{dir: dir, cfg: cfg, create: createFile, parts: make(map[string]map[driver.PartitionID]*partition)}
+	d := &Driver{dir: dir, cfg: cfg, retained: cfg.Budget.Share(cfg.Retain), create: createFile, parts: make(map[string]map[driver.PartitionID]*partition)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("shuffle directory: %w", err)
 	}
@@ -226,20 +222,6 @@ func (d *Driver) Held() []driver.PartitionID {
 		}
 	}
 	return ids
-}
-
-// retain reports whether n bytes more may stay in memory, and counts them.
-func (d *Driver) retain(n int64) bool {
-	// Others must find something left in the budget, or each of them would
-	// spill in crumbs because of partitions that wait for their readers.
-	if b := d.cfg.Budget; b.Used() > b.Limit()/4*3 {
-		return false
-	}
-	if d.retained.Add(n) <= d.cfg.Retain {
-		return true
-	}
-	d.retained.Add(-n)
-	return false
 }
 
 // globEscape keeps a directory's own characters from being a pattern.

@@ -179,7 +179,7 @@ func (p *partition) Publish(_ context.Context, blocks []driver.Block) error {
 			continue
 		}
 		e := entry{sub: b.Sub, count: b.Count, raw: len(b.Data), data: b.Data}
-		if p.d.retain(int64(cap(b.Data))) {
+		if p.d.retained.Keep(int64(cap(b.Data))) {
 			b.Ref = len(kept)
 			kept = append(kept, e)
 		} else {
@@ -226,7 +226,7 @@ func (p *partition) forgetKept(kept []entry) {
 // drop frees a block that is kept in memory.
 func (d *Driver) drop(e *entry) {
 	if e.data != nil {
-		d.retained.Add(-int64(cap(e.data)))
+		d.retained.Drop(int64(cap(e.data)))
 		d.cfg.Budget.Free(e.data)
 		e.data = nil
 	}
