@@ -92,14 +92,14 @@ func (r *rig) commandTime() time.Duration {
 	return all.percentile(50)
 }
 
-// awaitSign waits until the job has half of its result.
+// awaitSign waits until the job has all parts of its result.
 func (r *rig) awaitSign(x *trial) {
 	r.t.Helper()
 	late := time.After(faultyJobTime)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		if parts, _ := os.ReadDir(filepath.Join(x.shape.Dir, "parts")); len(parts) >= x.shape.SecondKeys/2 {
+		if parts, _ := os.ReadDir(filepath.Join(x.shape.Dir, "parts")); len(parts) >= x.shape.SecondKeys {
 			return
 		}
 		select {

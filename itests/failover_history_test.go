@@ -126,6 +126,8 @@ func stepJob(b believed, c call, a answer) []believed {
 			return nil
 		}
 		return []believed{asked}
+	case !exists && a.state == "STOPPED":
+		return []believed{b} // it is prepared, and that is all
 	default:
 		if !exists || !reach(b.state, a.state) {
 			return nil
@@ -161,7 +163,10 @@ func newHistorian(r *rig) *historian {
 
 // do makes one call at one node by chance.
 func (h *historian) do(ctx context.Context, client int, what, prep string) answer {
-	at := rand.IntN(len(h.clients))
+	return h.doAt(ctx, client, rand.IntN(len(h.clients)), what, prep)
+}
+
+func (h *historian) doAt(ctx context.Context, client, at int, what, prep string) answer {
 	c := h.clients[at]
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
 	defer cancel()
@@ -230,15 +235,17 @@ func TestFailoverHistory(t *testing.T) {
 // at it, and sometimes cancels it.
 func (h *historian) client(ctx context.Context, number int, submitted *sync.Map) {
 	for n := 0; ctx.Err() == nil; n++ {
-		prep, ok := h.prepare(ctx, fmt.Sprintf("history-%d-%d", number, n), submitted)
+		prep, at, ok := h.prepare(ctx, fmt.Sprintf("history-%d-%d", number, n), submitted)
 		if !ok {
 			continue // somebody was away; that is not what is judged here
 		}
 		var some sync.WaitGroup
 		for twin := range 2 {
 			some.Go(func() {
+				// A preparation is known where it was made until it is run. Who got no
+				// answer there tries elsewhere.
 				for try := 0; ctx.Err() == nil && try < 4; try++ {
-					if h.do(ctx, 3*number+twin, "run", prep).certain() {
+					if h.doAt(ctx, 3*number+twin, (at+try)%len(h.clients), "run", prep).certain() {
 						break
 					}
 				}
@@ -262,25 +269,26 @@ func (h *historian) client(ctx context.Context, number int, submitted *sync.Map)
 }
 
 // prepare makes one preparation.
-func (h *historian) prepare(ctx context.Context, name string, submitted *sync.Map) (prep string, ok bool) {
+func (h *historian) prepare(ctx context.Context, name string, submitted *sync.Map) (prep string, at int, ok bool) {
 	x := &trial{r: h.r, name: name, shape: jobs.Shape{Elements: 20, FirstKeys: 4, SecondKeys: 3, Dir: filepath.Join(h.r.dir, name)}}
 	if err := os.Mkdir(x.shape.Dir, 0o700); err != nil {
 		h.r.t.Error(err)
-		return "", false
+		return "", 0, false
 	}
 	p, err := x.goProto()
 	if err != nil {
 		h.r.t.Error(err)
-		return "", false
+		return "", 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
 	defer cancel()
-	prep, err = h.clients[rand.IntN(len(h.clients))].Prepared(ctx, name, p)
+	at = rand.IntN(len(h.clients))
+	prep, err = h.clients[at].Prepared(ctx, name, p)
 	if err != nil {
-		return "", false
+		return "", 0, false
 	}
 	submitted.Store(prep, x)
-	return prep, true
+	return prep, at, true
 }
 
 // settle waits until all that was run has ended, the same at all nodes, with
@@ -439,6 +447,7 @@ func TestFailoverModel(t *testing.T) {
 		{"backwards", false, []porcupine.Operation{op(1, 2, "run", ran), op(3, 4, "state", answer{state: "RUNNING"}), op(5, 6, "state", answer{state: "STARTING"})}},
 		{"runs on though cancelled", false, []porcupine.Operation{op(1, 2, "run", ran), op(3, 4, "cancel", answer{}), op(5, 6, "state", answer{state: "RUNNING"})}},
 		{"cancelled", true, []porcupine.Operation{op(1, 2, "run", ran), op(3, 4, "cancel", answer{}), op(5, 6, "state", answer{state: "CANCELLED"})}},
+		{"prepared", true, []porcupine.Operation{op(1, 2, "state", answer{state: "STOPPED"}), op(3, 4, "state", answer{code: codes.NotFound})}},
 		{"seen though nobody ran it", false, []porcupine.Operation{op(1, 2, "state", answer{state: "RUNNING"})}},
 	}
 	for _, test := range tests {

@@ -117,6 +117,11 @@ func (n *Network) build(names []string) error {
 // addBridge takes the first network of 198.18.0.0/15, which is set aside for
 // tests of networks, that the machine has no use for.
 func (n *Network) addBridge() error {
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	taken, err := run("ip", "-oneline", "-4", "address", "show")
 	if err != nil {
 		return err
@@ -138,6 +143,20 @@ func (n *Network) addBridge() error {
 		return err
 	}
 	return errors.New("all networks are taken")
+}
+
+// lock keeps other programs, and other goroutines of this one, from taking the
+// same addresses.
+func lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(os.TempDir(), "trestle-netns.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
 }
 
 func (n *Network) addHost(name string, number int) error {
