@@ -68,7 +68,7 @@ func (f *fileFn) ProcessElement(_ int, lines func(*string) bool) (int, error) {
 func pairText(k, v []byte) string { return string(k) + " " + string(v) }
 
 // run runs a pipeline of this process' functions.
-func run(t *testing.T, job string, p *beam.Pipeline) {
+func run(t testing.TB, job string, p *beam.Pipeline) {
 	t.Helper()
 	for name, value := range map[string]string{"endpoint": job, "environment_type": "LOOPBACK"} {
 		if err := flag.Set(name, value); err != nil {
@@ -235,6 +235,17 @@ func TestPython(t *testing.T) {
 		slices.SortFunc(all, func(a, b string) int { return cmp.Compare(strings.Fields(a)[3], strings.Fields(b)[3]) })
 		if len(slices.CompactFunc(slices.Clone(all), func(a, b string) bool { return strings.Fields(a)[3] == strings.Fields(b)[3] })) != 1000 || len(all) != 1000 {
 			t.Errorf("%d records, want 1000 different ones", len(all))
+		}
+	})
+	t.Run("rows", func(t *testing.T) {
+		texts := newTopic(t, tool, 1)
+		do(t, tool, "producer texts\nsend texts "+texts+" 0 1 - "+word("a")+"\nsend texts "+texts+" 0 1 - "+word("b")+"\nclose texts")
+		for format, want := range map[string][]string{"RAW": {"b'a'", "b'b'"}, "STRING": {"'a'", "'b'"}} {
+			out := filepath.Join(t.TempDir(), "out")
+			if said, err := python(t, "rows", job, b.Plain, texts, out, format); err != nil {
+				t.Fatalf("%s: %v\n%s", format, err, said)
+			}
+			mustBe(t, sortedLines(t, out+"*"), want)
 		}
 	})
 	t.Run("unknown topic", func(t *testing.T) {

@@ -44,6 +44,8 @@ func (Provider) Expand(ctx context.Context, r expansion.Request) (expansion.Frag
 		return expandRead(ctx, &f, true)
 	case urnWrite:
 		return expandWrite(ctx, &f, r)
+	case schemaRead:
+		return expandSchemaRead(ctx, &f)
 	}
 	return expansion.Fragment{}, fmt.Errorf("%q is not known", r.URN)
 }
@@ -368,6 +370,3 @@ func withNulls(f expansion.Fragment) error {
 	}
 	return nil
 }
-
-// SchemaTransforms are those for Beam YAML and Managed.
-func (Provider) SchemaTransforms() map[string]expansion.SchemaTransform { return nil }

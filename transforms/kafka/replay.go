@@ -246,21 +246,21 @@ func (f *pairsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit
 // A Message is a record as an element: the row that Beam's Kafka wrappers give
 // with metadata.
 type Message struct {
-	Topic         string           `beam:"topic"`
-	Partition     int32            `beam:"partition"`
-	Offset        int64            `beam:"offset"`
-	Timestamp     int64            `beam:"timestamp"`
-	Key           *[]byte          `beam:"key"`
-	Value         *[]byte          `beam:"value"`
-	Headers       *[]MessageHeader `beam:"headers"`
-	TimestampID   int32            `beam:"timestampTypeId"`
-	TimestampName string           `beam:"timestampTypeName"`
+	Topic         string           `beam:"topic" json:"topic"`
+	Partition     int32            `beam:"partition" json:"partition"`
+	Offset        int64            `beam:"offset" json:"offset"`
+	Timestamp     int64            `beam:"timestamp" json:"timestamp"`
+	Key           *[]byte          `beam:"key" json:"key"`
+	Value         *[]byte          `beam:"value" json:"value"`
+	Headers       *[]MessageHeader `beam:"headers" json:"headers"`
+	TimestampID   int32            `beam:"timestampTypeId" json:"timestamp_type_id"`
+	TimestampName string           `beam:"timestampTypeName" json:"timestamp_type"`
 }
 
 // A MessageHeader is one of a message's headers.
 type MessageHeader struct {
-	Key   string  `beam:"key"`
-	Value *[]byte `beam:"value"`
+	Key   string  `beam:"key" json:"key"`
+	Value *[]byte `beam:"value" json:"value"`
 }
 
 // messagesFn reads records with all that is known of them.

@@ -1,6 +1,7 @@
 """Pipelines with the stock Kafka wrappers; only the expansion service is named.
 
 replay JOB SERVERS TOPIC OUT plain|metadata|long  writes each element and its time as a line
+rows   JOB SERVERS TOPIC OUT RAW|STRING           as Beam YAML and Managed read, by schema transform
 write  JOB SERVERS TOPIC COUNT                    writes keys k0, k1, ... and values v0, v1, ...
 """
 import base64
@@ -8,6 +9,7 @@ import sys
 
 import apache_beam as beam
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.transforms.external import SchemaAwareExternalTransform
 from apache_beam.options.pipeline_options import PipelineOptions
 
 
@@ -55,6 +57,19 @@ def replay(job, servers, topic, out, kind):
         | beam.io.WriteToText(out))
 
 
+def rows(job, servers, topic, out, fmt):
+  with beam.Pipeline(options=options(job)) as p:
+    _ = (
+        p
+        | SchemaAwareExternalTransform(
+            identifier='beam:schematransform:org.apache.beam:kafka_read:v1',
+            expansion_service=job, rearrange_based_on_discovery=True,
+            bootstrap_servers=servers, topic=topic, format=fmt,
+            consumer_config_updates={'trestle.stop': 'now'})
+        | beam.Map(lambda row: repr(row.payload))
+        | beam.io.WriteToText(out))
+
+
 def write(job, servers, topic, count):
   with beam.Pipeline(options=options(job)) as p:
     _ = (
@@ -68,4 +83,4 @@ def write(job, servers, topic, count):
 
 
 if __name__ == '__main__':
-  {'replay': replay, 'write': write}[sys.argv[1]](*sys.argv[2:])
+  {'replay': replay, 'rows': rows, 'write': write}[sys.argv[1]](*sys.argv[2:])
