@@ -1,8 +1,10 @@
 package remote
 
 import (
+	"context"
 	"fmt"
 	"math/rand"
+	"slices"
 	"testing"
 	"time"
 
@@ -121,6 +123,46 @@ func TestOneWay(t *testing.T) {
 				t.Errorf("reported again %v", got)
 			}
 		})
+	}
+}
+
+// A TaskManager that joins anew is not lost in between: its old session ends
+// when the Dispatcher has the new one, and sessions come in the order in which
+// they began.
+func TestJoinAnew(t *testing.T) {
+	jm := newJobManager(t, ServerConfig{})
+	joining, joined := make(chan *Session), make(chan bool)
+	jm.leadWith(t, 1, func(ctx context.Context, s *Session) error {
+		select {
+		case joining <- s:
+			<-joined
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	var all []*Session
+	for n := range 3 {
+		s, err := jm.admit(&hello{Protocol: protocol, Name: "tm1", Incarnation: fmt.Sprint(n), Slots: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.reign.wg.Done() // there is no handler
+		all = append(all, s)
+		if n > 0 && !all[n-1].isDone() {
+			t.Errorf("session %d is talked to while there is another", n-1)
+		}
+	}
+	for n, s := range all {
+		if got := receive(t, joining); got != s {
+			t.Fatalf("session %d came after %d others", slices.Index(all, got), n)
+		}
+		if n > 0 && all[n-1].refusal().Error() != `TaskManager "tm1" ` {
+			t.Errorf("session %d is over before its successor is known: %v", n-1, all[n-1].refusal())
+		}
+		joined <- true
+		if n > 0 {
+			isClosed(t, all[n-1].Reports())
+		}
 	}
 }
 

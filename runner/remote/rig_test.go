@@ -93,11 +93,15 @@ func secureJobManager(t *testing.T, cfg ServerConfig, security *cluster.Security
 // lead lets the JobManager lead until the returned function is called.
 func (jm *jobManager) lead(t *testing.T, term uint64) (stop func()) {
 	t.Helper()
+	return jm.leadWith(t, term, func(_ context.Context, s *Session) error { jm.sessions <- s; return nil })
+}
+
+// leadWith is lead with what is done with each session.
+func (jm *jobManager) leadWith(t *testing.T, term uint64, join func(context.Context, *Session) error) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		jm.Lead(ctx, term, func(_ context.Context, s *Session) error { jm.sessions <- s; return nil })
-	})
+	wg.Go(func() { jm.Lead(ctx, term, join) })
 	for !jm.leads().Leads {
 		time.Sleep(time.Millisecond)
 	}

@@ -214,19 +214,39 @@ func (s *Server) admit(h *hello) (*Session, error) {
 	ses := newSession(s, r, h, has)
 	r.sessions[h.Name] = ses
 	if old != nil {
-		old.finish("has joined anew")
+		old.giveWay()
 	}
 	s.introduce(ses)
 	r.wg.Add(1)
 	r.wg.Go(ses.watch)
 	r.wg.Go(ses.deliver)
-	r.wg.Go(func() {
-		if err := r.join(r.ctx, ses); err != nil && r.ctx.Err() == nil {
-			ses.finish("was not taken: " + err.Error())
-		}
-	})
+	r.wg.Go(func() { r.hand(ses, old) })
 	s.cfg.Log.Info("a TaskManager has joined", "name", h.Name, "slots", h.Slots, "data", h.DataAddr, "running", len(has.Running))
 	return ses, nil
+}
+
+// hand gives a new session to the Dispatcher, after the one that it follows, if
+// any. That one ends only then: else its TaskManager would be lost for a moment,
+// with all that it runs and holds.
+func (r *reign) hand(ses, old *Session) {
+	defer close(ses.handed)
+	if old != nil {
+		select {
+		case <-old.handed:
+		case <-r.ctx.Done():
+			return
+		}
+	}
+	err := r.join(r.ctx, ses)
+	if r.ctx.Err() != nil {
+		return // it is not lost: it goes on to the next leader
+	}
+	if err != nil {
+		ses.finish("was not taken: " + err.Error())
+	}
+	if old != nil {
+		old.finish("has joined anew")
+	}
 }
 
 // introduce tells a new TaskManager of the others, and them of it. The lock is

@@ -28,10 +28,12 @@ type Session struct {
 
 	reports chan task.Report
 	over    chan struct{} // closed when the session is
+	handed  chan struct{} // closed when the Dispatcher has it, or doesn't want it
 
 	mu         sync.Mutex
 	why        string // it is over
 	ended      bool
+	followed   bool        // by another session of the same TaskManager
 	connection *connection // nil while there is none
 	in         inbox
 	queue      []queued // reports that wait for their reader
@@ -61,7 +63,7 @@ func newSession(s *Server, r *reign, h *hello, has task.Inventory) *Session {
 	ses := &Session{
 		id: newID(), server: s, reign: r, hello: h, has: has,
 		out:     newOutbox(make(chan struct{}, 1)),
-		reports: make(chan task.Report, reportsAhead), over: make(chan struct{}),
+		reports: make(chan task.Report, reportsAhead), over: make(chan struct{}), handed: make(chan struct{}),
 		progress: map[task.ID]*task.Progress{}, heard: time.Now(), ready: make(chan struct{}, 1),
 	}
 	ses.lender = newLender(h.ListEntries, ses.say)
@@ -149,10 +151,8 @@ func (s *Session) trySay(c command) error {
 	if len(b) > maxItem {
 		return fmt.Errorf("it takes %d bytes to tell, and %d are the most", len(b), maxItem)
 	}
-	select {
-	case <-s.over:
+	if s.isDone() {
 		return nil // it is told nothing more
-	default:
 	}
 	s.out.add(b)
 	if n, bytes := s.out.waiting(); n > maxCommands || bytes > maxCommandMB {
@@ -169,6 +169,25 @@ func (s *Session) finish(why string) {
 		s.ended, s.why = true, why
 		close(s.over)
 	}
+}
+
+// giveWay ends all talk with the TaskManager, which has begun another session.
+// For its reader this one goes on until that is told of the other.
+func (s *Session) giveWay() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.followed = true
+	if s.connection != nil {
+		s.connection.end(errReplaced)
+		s.connection = nil
+	}
+}
+
+// isDone reports whether there is nobody to talk to any more.
+func (s *Session) isDone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended || s.followed
 }
 
 func (s *Session) refusal() error {
@@ -190,7 +209,7 @@ func (s *Session) attach(has uint64) (*connection, *welcome, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	over := &cluster.Error{Kind: kindOver, Text: "the session is over"}
-	if s.ended {
+	if s.ended || s.followed {
 		return nil, nil, over
 	}
 	epoch, err := s.out.rewind(has)
@@ -337,6 +356,9 @@ func (s *Session) watch() {
 			}
 			before = now
 			silent := now.Sub(s.heard)
+			if s.followed {
+				silent = 0 // another session listens
+			}
 			if silent > patienceOf(lease) && s.connection != nil {
 				s.connection.end(errSilent)
 			}
