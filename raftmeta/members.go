@@ -78,6 +78,15 @@ func (n *Node) Bootstrap(ctx context.Context, members []Member) error {
 	return nil
 }
 
+// Founded reports whether there is nothing left for Bootstrap to do: the node is
+// of a group, and if it was to found it, it has. A process may end in between.
+func (n *Node) Founded() bool {
+	n.identity.mu.Lock()
+	is := n.identity.is
+	n.identity.mu.Unlock()
+	return is.Group != "" && !(is.Founder && n.empty())
+}
+
 func (n *Node) checkFounders(members []Member) error {
 	var ids, addrs []string
 	for _, m := range members {

@@ -272,6 +272,28 @@ func agree(t testing.TB, peers []*peer) (index uint64, sha catalog.Hash) {
 	return index, sha
 }
 
+// A founder that dies after it has made the group's id, and before it has
+// written who is in the group, founds it at its next start.
+func TestFoundersDeath(t *testing.T) {
+	p := &peer{id: "one", dir: t.TempDir()}
+	p.start(t)
+	if _, err := p.identity.found(); err != nil {
+		t.Fatal(err)
+	}
+	p.stop(t)
+	p.start(t)
+	defer p.stop(t)
+	if p.Group() == "" || p.Founded() {
+		t.Fatalf("group %q, founded %v", p.Group(), p.Founded())
+	}
+	found(t, []*peer{p})
+	leaderOf(t, []*peer{p})
+	appended(t, []*peer{p}, accept("a"))
+	if !p.Founded() {
+		t.Error("the group isn't founded")
+	}
+}
+
 func TestGroupOfOne(t *testing.T) {
 	p := &peer{id: "one", dir: t.TempDir()}
 	p.start(t)

@@ -27,7 +27,7 @@ const (
 // joinAway makes a TaskManager whose JobManagers are other processes.
 func (n *Node) joinAway(cfg taskSideConfig) (err error) {
 	jobManagers := strings.Split(n.cfg.JobManagers, ",")
-	if n.files, err = replica.NewCache(n.path("files"), filesMost, n.peers, func() []string { return jobManagers }); err != nil {
+	if n.files, err = replica.NewCache(n.path("files"), filesMost, n.peers, func() []string { return n.client.JobManagers() }); err != nil {
 		return err
 	}
 	cfg.Artifacts, cfg.Open = fetchedFiles{n.files}, n.files.Get

@@ -90,7 +90,7 @@ func Defaults() Config {
 		ClusterAddr:              "127.0.0.1:8098",
 		DataAddr:                 "127.0.0.1:0",
 		Lease:                    10 * time.Second,
-		Reconcile:                5 * time.Second,
+		Reconcile:                10 * time.Second,
 		JobAddr:                  "127.0.0.1:8099",
 		WebAddr:                  "127.0.0.1:8081",
 		Data:                     "trestle-data",

@@ -165,7 +165,7 @@ func TestGroup(t *testing.T) {
 		managers = append(managers, p)
 	}
 	c := DefaultsOf(TaskManager)
-	c.Name, c.Data, c.Slots, c.JobManagers = "tm1", filepath.Join(t.TempDir(), "tm1"), 2, strings.Join(addrs, ",")
+	c.Name, c.Data, c.Slots, c.JobManagers = "tm1", filepath.Join(t.TempDir(), "tm1"), 2, addrs[0] // the others it hears of
 	c.StopTimeout = 10 * time.Second
 	secure(&c)
 	worker := start(t, c)

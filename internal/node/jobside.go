@@ -89,7 +89,7 @@ func (n *Node) openLog() (err error) {
 // keepLog takes part in the group, which it founds where that is to be done,
 // and leads it when it is this process's turn.
 func (n *Node) keepLog(ctx context.Context) error {
-	if !n.cfg.Join && n.raft.Group() == "" {
+	if !n.cfg.Join && !n.raft.Founded() {
 		if err := n.raft.Bootstrap(ctx, n.members); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -122,6 +122,7 @@ func (n *Node) joinGroup() error {
 			m, term, ok := n.raft.Leader()
 			return m.Addr, term, ok
 		},
+		Group: n.raft.Group,
 		Members: func() []string {
 			var addrs []string
 			for _, m := range n.raft.Members() {
@@ -218,10 +219,14 @@ func (n *Node) takeLines(job, source string, seq uint64, entries []joblog.Entry)
 	return n.messages.Append(job, entries...)
 }
 
-// retired tells a lost office from a failure.
+// retired tells a lost office from a failure. Raft may say that it is lost
+// before ctx does.
 func (n *Node) retired(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil || errors.Is(err, raftmeta.ErrNotLeader) {
+	switch {
+	case ctx.Err() != nil:
 		return nil
+	case errors.Is(err, raftmeta.ErrNotLeader):
+		return raftmeta.ErrNotLeader
 	}
 	return err
 }

@@ -156,47 +156,57 @@ func (l *lead) leading() *runner.Dispatcher {
 // Submit has the leader accept a job. It may be asked again and again: a job is
 // accepted once.
 func (l *lead) Submit(ctx context.Context, s runner.Submission) error {
-	tried := false
-	return l.ask(ctx, func(d *runner.Dispatcher) error {
+	tried, before := false, false
+	err := l.ask(ctx, func(ctx context.Context, d *runner.Dispatcher) error {
 		err := d.Submit(ctx, s)
 		if errors.Is(err, runner.ErrJobExists) && tried {
-			return nil // an earlier leader took it before it was gone
+			before = true // an earlier leader took it before it was gone
+			return nil
 		}
 		tried = true
 		return err
-	}, func(to *cluster.Conn) (*indexed, error) {
+	}, func(ctx context.Context, to *cluster.Conn) (*indexed, error) {
 		at, err := callSubmit.Do(ctx, to, &s)
 		if cluster.IsKind(err, kindExists) && tried {
+			before = true
 			return nil, nil
 		}
 		tried = true
 		return at, err
 	})
+	if err == nil && before {
+		return l.Sync(ctx) // so that it is seen here, too
+	}
+	return err
 }
 
 // Stop has the leader stop a job.
 func (l *lead) Stop(ctx context.Context, job string, mode catalog.StopMode) error {
-	return l.ask(ctx, func(d *runner.Dispatcher) error { return d.Stop(ctx, job, mode) },
-		func(to *cluster.Conn) (*indexed, error) { return callStop.Do(ctx, to, &stopRequest{job, mode}) })
+	return l.ask(ctx, func(ctx context.Context, d *runner.Dispatcher) error { return d.Stop(ctx, job, mode) },
+		func(ctx context.Context, to *cluster.Conn) (*indexed, error) {
+			return callStop.Do(ctx, to, &stopRequest{job, mode})
+		})
 }
 
 // Sync returns when the board shows everything that was acknowledged, by
 // whichever JobManager, before the call.
 func (l *lead) Sync(ctx context.Context) error {
-	return l.ask(ctx, func(*runner.Dispatcher) error {
+	return l.ask(ctx, func(ctx context.Context, _ *runner.Dispatcher) error {
 		index, err := l.group.ReadIndex(ctx)
 		if err != nil {
 			return errNotLeading
 		}
 		return l.group.WaitApplied(ctx, index)
-	}, func(to *cluster.Conn) (*indexed, error) { return callSync.Do(ctx, to, &struct{}{}) })
+	}, func(ctx context.Context, to *cluster.Conn) (*indexed, error) {
+		return callSync.Do(ctx, to, &struct{}{})
+	})
 }
 
 // errNotLeading is a Dispatcher's end, to be asked elsewhere.
 var errNotLeading = errors.New("this JobManager leads no more")
 
 // ask goes to the leader, here or there, until one has answered.
-func (l *lead) ask(ctx context.Context, here func(*runner.Dispatcher) error, there func(*cluster.Conn) (*indexed, error)) error {
+func (l *lead) ask(ctx context.Context, here func(context.Context, *runner.Dispatcher) error, there func(context.Context, *cluster.Conn) (*indexed, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, askFor, errors.New("no JobManager leads at the moment"))
 	defer cancel()
 	for {
@@ -223,16 +233,16 @@ func (l *lead) ask(ctx context.Context, here func(*runner.Dispatcher) error, the
 }
 
 // askOnce is done unless it was the wrong process that was asked, or none.
-func (l *lead) askOnce(ctx context.Context, d *runner.Dispatcher, here func(*runner.Dispatcher) error, there func(*cluster.Conn) (*indexed, error)) (done bool, err error) {
+func (l *lead) askOnce(ctx context.Context, d *runner.Dispatcher, here func(context.Context, *runner.Dispatcher) error, there func(context.Context, *cluster.Conn) (*indexed, error)) (done bool, err error) {
 	if d != nil {
-		err := here(d)
+		err := here(ctx, d)
 		return !errors.Is(err, runner.ErrStopped) && !errors.Is(err, errNotLeading), err
 	}
 	addr, ok := l.group.Leader()
 	if !ok || l.peers == nil {
 		return false, nil
 	}
-	at, err := there(l.peers.To(addr))
+	at, err := there(ctx, l.peers.To(addr))
 	switch {
 	case cluster.IsKind(err, kindNotLeader), cluster.IsUnreachable(err):
 		return false, err

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,10 @@ type mailbox struct {
 	marked uint64 // what the file says; only run's goroutine touches it, and newMailbox
 	before uint64 // what was told before this process
 	told   atomic.Uint64
+
+	mu    sync.Mutex
+	index uint64 // of the entry that the last line was from
+	line  uint64 // how many lines of it there were
 }
 
 // A sink is where messages go: the job logs of this machine, or those of the
@@ -73,13 +78,28 @@ func (m *mailbox) Post(index uint64, job string, at time.Time, level slog.Level,
 		if index <= m.before {
 			return
 		}
-		e.Source, e.Seq = logSource, index
+		e.Source, e.Seq = logSource, m.number(index)
 	}
 	m.put(post{job: job, entry: e})
 	if index > 0 {
 		m.told.Store(index) // not before it is in the queue: see remember
 	}
 }
+
+// number gives each line of an entry of the log a number of its own, the same
+// one whenever the log is told.
+func (m *mailbox) number(index uint64) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if index != m.index {
+		m.index, m.line = index, 0
+	}
+	m.line++
+	return index<<lineBits | min(m.line, 1<<lineBits-1)
+}
+
+// lineBits is room for the lines of one entry; what is beyond it is lost.
+const lineBits = 20
 
 // remember writes down how far the log was told, give or take what is under
 // way: that is found to be known when it comes again.

@@ -63,6 +63,10 @@ var jobNumbers = []number{
 		func(s *sample) float64 { return float64(s.node.raft.Status().AppliedBatches) }),
 	counter("trestle_journal_records_total", "Records of the log of decisions.",
 		func(s *sample) float64 { return float64(s.node.raft.Status().AppliedRecords) }),
+	counter("trestle_log_entries_total", "Entries that this JobManager wrote to its copy of the log, those of the group itself among them.",
+		func(s *sample) float64 { return float64(s.node.raft.Status().Stored) }),
+	counter("trestle_log_syncs_total", "Times that this JobManager waited for its disk, for entries and votes.",
+		func(s *sample) float64 { return float64(s.node.raft.Status().Syncs) }),
 	gauge("trestle_leader", "1 on the JobManager that leads.",
 		func(s *sample) float64 {
 			if s.node.lead.leading() != nil {

@@ -61,8 +61,13 @@ func (n *Node) clearTaskFiles() error {
 	return errors.Join(os.RemoveAll(n.path("task/spill")), os.RemoveAll(n.path("task/workers")))
 }
 
-// busy reports whether a job has not ended.
+// busy reports whether a job has not ended, as far as is known.
 func (n *Node) busy() bool {
+	select {
+	case <-n.led:
+	default:
+		return true // the Board has not been told of all jobs
+	}
 	for _, j := range n.board.Jobs() {
 		if !j.State.Terminal() {
 			return true
