@@ -239,9 +239,9 @@ func (b *failoverBench) leaders(ctx context.Context, o *options, t *table) (tabl
 func (b *failoverBench) undisturbed(ctx context.Context, o *options) (table, error) {
 	t := table{
 		title: "What a job costs the log",
-		note:  "The same job, undisturbed: what the leader appended and what it and a follower wrote to disk for it.",
+		note:  "The same job, undisturbed: what was decided, and what the leader and a follower wrote to disk for it.",
 		text:  1,
-		head:  []string{"", "appends", "records", "entries", "synced writes", "fsyncs"},
+		head:  []string{"", "batches of decisions", "records in them", "entries written", "fsyncs"},
 	}
 	var all []time.Duration
 	for range 1 + o.runs { // the first one's workers are cold
@@ -277,7 +277,7 @@ func (b *failoverBench) undisturbed(ctx context.Context, o *options) (table, err
 }
 
 // logNames are the counters of the log, in the table's order.
-var logNames = []string{"trestle_raft_appends_total", "trestle_raft_records_total", "trestle_raft_entries_total", "trestle_raft_transactions_total", "trestle_raft_syncs_total"}
+var logNames = []string{"trestle_journal_appends_total", "trestle_journal_records_total", "trestle_log_entries_total", "trestle_log_syncs_total"}
 
 // logCounters reads them. What can't be read is zero.
 func logCounters(ctx context.Context, n *fleet.Node) map[string]float64 {

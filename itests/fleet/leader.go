@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 )
@@ -66,25 +65,36 @@ func (f *Fleet) Status(ctx context.Context, ask ...*Node) (*Standing, error) {
 func (f *Fleet) AwaitLeader(ctx context.Context, limit time.Duration, after uint64, among []*Node) (*Node, uint64, error) {
 	var leader *Node
 	var term uint64
-	var last error
+	last := errors.New("none says so")
 	err := Await(ctx, limit, "a leader", func() bool {
-		s, err := f.Status(ctx, among...)
-		if err != nil {
-			last = err
-			return false
+		for _, n := range among {
+			if !n.Leads(ctx) {
+				continue
+			}
+			s, err := f.Status(ctx, n)
+			if err != nil {
+				last = err
+			} else if s.Leader() != n.Name || s.Term <= after {
+				last = fmt.Errorf("%q leads in term %d", s.Leader(), s.Term)
+			} else {
+				leader, term = n, s.Term
+				return true
+			}
 		}
-		i := slices.IndexFunc(among, func(n *Node) bool { return n.Name == s.Leader() })
-		if i < 0 || s.Term <= after {
-			last = fmt.Errorf("%q leads in term %d", s.Leader(), s.Term)
-			return false
-		}
-		leader, term = among[i], s.Term
-		return true
+		return false
 	})
-	if err != nil && last != nil {
+	if err != nil {
 		err = fmt.Errorf("%w (%w)", err, last)
 	}
 	return leader, term, err
+}
+
+// Leads asks a JobManager whether it leads. One that is slow to answer doesn't.
+func (n *Node) Leads(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	c, err := n.Counters(ctx)
+	return err == nil && c["trestle_leader"] == 1
 }
 
 // adminTime bounds a change of the group.
