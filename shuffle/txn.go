@@ -43,6 +43,9 @@ func (t *Txn) Append(sub int, elems []byte, count int) error {
 	return nil
 }
 
+// Count is the number of elements appended.
+func (t *Txn) Count() int64 { return t.count }
+
 // room makes room for n bytes more in the buffer of sub.
 func (t *Txn) room(sub, n int) error {
 	budget, b := t.w.budget, &t.bufs[sub]

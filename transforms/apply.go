@@ -28,6 +28,7 @@ type rewrite func(*graph.Graph, Options) (*graph.Graph, error)
 // rewrites are done in this order. Coders come after all that makes
 // collections, and transcoding after them, since it compares them.
 var rewrites = []rewrite{
+	testStreams,
 	combines,
 	stableInputs,
 	splittables,

@@ -27,7 +27,7 @@ func combine(m *maker, t *graph.Transform, opts Options) {
 	switch {
 	case t.Kind != graph.CombinePerKey:
 		m.keep(t)
-	case !opts.NoLifting && triggerBears(trigger(m.g, t)):
+	case !opts.NoLifting && triggerBears(trigger(m.g, t)) && !(m.g.Streaming && firesAgain(m.g, t)):
 		dropInside(m, t)
 		lift(m, t)
 	case len(t.Parts) > 0:
@@ -68,6 +68,18 @@ func triggerBears(t *pipepb.Trigger) bool {
 		return triggerBears(k.Repeat.GetSubtrigger())
 	}
 	return false
+}
+
+// firesAgain reports whether a window of a streaming combine may have several
+// panes. What a worker combines ahead is one element then to the trigger, and
+// to lateness.
+func firesAgain(g *graph.Graph, t *graph.Transform) bool {
+	w := g.Windowings[g.Collections[t.Inputs[0]].Windowing]
+	switch w.GetTrigger().GetTrigger().(type) {
+	case nil, *pipepb.Trigger_Default_, *pipepb.Trigger_Never_:
+		return w.GetAllowedLateness() > 0 || w.GetMergeStatus() == pipepb.MergeStatus_NEEDS_MERGE
+	}
+	return true
 }
 
 // dropInside drops the collections within a composite that is done otherwise.

@@ -112,6 +112,10 @@ func (m *maker) add(a made) graph.TransformID {
 	if a.outs == nil {
 		a.outs = map[string]string{outTag: string(a.out[0])}
 	}
+	var main []graph.CollectionID
+	if a.in != "" {
+		main = append(main, a.in)
+	}
 	m.keep(&graph.Transform{
 		ID:   id,
 		Name: name,
@@ -126,7 +130,7 @@ func (m *maker) add(a made) graph.TransformID {
 		},
 		Environment: a.environment,
 		ParDo:       a.parDo,
-		Inputs:      []graph.CollectionID{a.in},
+		Inputs:      main,
 		SideInputs:  a.sides,
 		Outputs:     a.out,
 		Origin:      a.of.Origin,

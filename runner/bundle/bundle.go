@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"trestle/element"
 	"trestle/fnapi"
 	"trestle/runner/jobgraph"
 	"trestle/runner/metrics"
@@ -66,6 +67,10 @@ type TimerChunk struct {
 type Residual struct {
 	Element []byte
 	Delay   time.Duration
+	// Watermark is what the rest will give nothing before; that of an element
+	// that the bundle never touched is not told.
+	Watermark element.Timestamp
+	Untouched bool
 }
 
 // A Result is what a committed bundle did.
@@ -106,6 +111,12 @@ type Runner struct {
 	Hungry      <-chan struct{}
 	StillHungry func() bool
 	GiveBack    func(kept [][]byte, rest []Residual)
+	// Checkpoint is how long a bundle of restrictions may run before it is asked
+	// to give back what it has not done; 0: as long as it takes.
+	Checkpoint time.Duration
+	// Loose gives the worker back before output is committed: that may wait for
+	// readers who need a worker, too.
+	Loose bool
 	// UserTries and WorkerTries bound how often a bundle is tried for errors of
 	// the user's code and for lost workers; at least 1.
 	UserTries, WorkerTries int
@@ -201,6 +212,9 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 		return nil, r.blame(b, err)
 	}
 	// From here on an error fails the task: the bundle can't run again.
+	if r.Loose {
+		r.Close()
+	}
 	res := &Result{InElements: int64(in.Elements), InBytes: in.Bytes, Timers: out.timers}
 	if res.OutElements, res.OutBytes, err = out.commit(ctx); err != nil {
 		st.Abort()
@@ -341,7 +355,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 	split := func() {
 		again = nil
 		asked := time.Now()
-		gave, err := r.split(ctx, b, in)
+		gave, err := r.split(ctx, b, in, 0.5)
 		if time.Since(asked) > splitSlow {
 			pause = max(pause, splitPauseMost)
 		}
@@ -356,8 +370,19 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			pause = splitPause
 		}
 	}
+	var long <-chan time.Time
+	if r.Checkpoint > 0 && in.Items != nil {
+		every := time.NewTicker(r.Checkpoint)
+		defer every.Stop()
+		long = every.C
+	}
 	for {
 		select {
+		case <-long:
+			if _, err := r.split(ctx, b, in, 0); err != nil {
+				broken, long = err, nil
+				b.Abort(err)
+			}
 		case a := <-wait:
 			if r.Attempted != nil {
 				r.Attempted(nil)

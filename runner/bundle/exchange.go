@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"trestle/element"
 	"trestle/fnapi"
 	"trestle/runner/metrics"
 
@@ -71,12 +72,12 @@ func (r *Runner) embed(in *Input) *fnpb.Elements {
 	return e
 }
 
-// split asks the worker to give up half of what it has not done yet. It
+// split asks the worker to keep a fraction of what it has not done yet. It
 // reports whether there was something to give. After an error the bundle must
 // not commit, even if the worker has done what it kept.
-func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input) (gave bool, err error) {
+func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input, keep float64) (gave bool, err error) {
 	resp, err := b.Split(ctx, map[string]*fnpb.ProcessBundleSplitRequest_DesiredSplit{
-		sourceID: {FractionOfRemainder: 0.5, EstimatedInputElements: int64(len(in.Items))},
+		sourceID: {FractionOfRemainder: keep, EstimatedInputElements: int64(len(in.Items))},
 	})
 	if err != nil || len(resp.GetChannelSplits())+len(resp.GetPrimaryRoots())+len(resp.GetResidualRoots()) == 0 {
 		// A worker that can't split now is no error: it works on.
@@ -132,7 +133,7 @@ func (in *Input) narrow(resp *fnpb.ProcessBundleSplitResponse) (kept [][]byte, g
 		given = append(given, residual(d))
 	}
 	for i := first; i < end; i++ {
-		given = append(given, Residual{Element: in.Items[i]})
+		given = append(given, Residual{Element: in.Items[i], Untouched: true})
 	}
 	in.cut = min(end, first) + 1
 	return kept, given, true
@@ -154,7 +155,18 @@ func (in *Input) settle() {
 }
 
 func residual(d *fnpb.DelayedBundleApplication) Residual {
-	return Residual{Element: d.GetApplication().GetElement(), Delay: d.GetRequestedTimeDelay().AsDuration()}
+	r := Residual{
+		Element: d.GetApplication().GetElement(), Delay: d.GetRequestedTimeDelay().AsDuration(),
+		Watermark: element.MinTimestamp,
+	}
+	first := true
+	for _, w := range d.GetApplication().GetOutputWatermarks() {
+		at := element.Timestamp(w.AsTime().UnixMilli())
+		if first || at < r.Watermark {
+			r.Watermark, first = at, false
+		}
+	}
+	return r
 }
 
 // progress reports the metrics of the running bundle. A worker that doesn't

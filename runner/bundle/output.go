@@ -18,6 +18,8 @@ type Dest struct {
 	Partitioning  jobgraph.Partitioning
 	Subpartitions int
 	Writer        *shuffle.Writer
+	// Before is told of the elements that are about to be committed; may be nil.
+	Before func(elements int64)
 }
 
 // An outputs stages what one bundle writes: it is the fnapi.Output of the
@@ -107,6 +109,9 @@ func (o *outputs) commit(ctx context.Context) (elements, bytes int64, err error)
 				d.txn.Abort()
 				continue
 			}
+			if d.before != nil {
+				d.before(d.txn.Count())
+			}
 			err = d.txn.Commit(ctx)
 		}
 		elements += s.elements
@@ -136,10 +141,11 @@ type sinkWriter struct {
 }
 
 type destTxn struct {
-	txn  *shuffle.Txn
-	by   jobgraph.Partitioning
-	subs uint64
-	next uint64 // where Spread goes on
+	txn    *shuffle.Txn
+	by     jobgraph.Partitioning
+	subs   uint64
+	next   uint64 // where Spread goes on
+	before func(elements int64)
 }
 
 func newSinkWriter(s *Sink, dests map[jobgraph.DatasetID]*Dest) (*sinkWriter, error) {
@@ -150,7 +156,7 @@ func newSinkWriter(s *Sink, dests map[jobgraph.DatasetID]*Dest) (*sinkWriter, er
 			return sw, fmt.Errorf("task has no partition of dataset %s to write", id)
 		}
 		txn := d.Writer.Begin()
-		sw.dests = append(sw.dests, destTxn{txn: txn, by: d.Partitioning, subs: uint64(d.Subpartitions)})
+		sw.dests = append(sw.dests, destTxn{txn: txn, by: d.Partitioning, subs: uint64(d.Subpartitions), before: d.Before})
 	}
 	// Bundles start their rounds at different places, or many small bundles
 	// would all fill the first sub-partition.

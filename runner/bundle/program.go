@@ -48,6 +48,9 @@ type Program struct {
 	Merging   bool
 	Timestamp group.Combiner
 
+	// Stream is set in a streaming plan.
+	Stream *Stream
+
 	datasets map[jobgraph.DatasetID]*jobgraph.Dataset
 	sinkIDs  []string
 	template *fnpb.ProcessBundleDescriptor
@@ -177,6 +180,11 @@ func (c *compiler) feeds(plan *fusion.Plan) error {
 		c.p.Feed[ds.Collection] = w
 	}
 	c.windowing()
+	if plan.Graph.Streaming {
+		if err := c.stream(plan); err != nil {
+			return err
+		}
+	}
 	for i := range c.p.Stage.SideInputs {
 		s := &c.p.Stage.SideInputs[i]
 		if c.p.Feed[s.Collection] == nil { // nothing feeds it

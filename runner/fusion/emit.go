@@ -19,7 +19,7 @@ func (f *fuser) emit() (*Plan, error) {
 	f.stages = topological(f.stages)
 	f.nameStages()
 	p := &Plan{
-		Graph:  &jobgraph.Graph{},
+		Graph:  &jobgraph.Graph{Streaming: f.g.Streaming},
 		Stages: make(map[jobgraph.StageID]*Stage, len(f.stages)),
 		Components: &pipepb.Components{
 			Transforms:          map[string]*pipepb.PTransform{},
@@ -49,6 +49,9 @@ func (f *fuser) emit() (*Plan, error) {
 				})
 			}
 		}
+	}
+	if f.g.Streaming {
+		p.separate()
 	}
 	return p, nil
 }

@@ -151,7 +151,7 @@ func (f *fuser) check(t *graph.Transform) error {
 	}
 	inputs, outputs := len(t.Inputs) == 1, true
 	switch t.Kind {
-	case graph.Impulse:
+	case graph.Impulse, graph.TestStream:
 		inputs, outputs = len(t.Inputs) == 0, len(t.Outputs) == 1
 	case graph.Flatten:
 		inputs, outputs = true, len(t.Outputs) == 1
@@ -215,6 +215,10 @@ func (f *fuser) visit(t *graph.Transform) error {
 	switch t.Kind {
 	case graph.Impulse, graph.GroupByKey, graph.Reshuffle:
 		return f.addPart(t.Outputs[0], part{root: t})
+	case graph.TestStream:
+		// Played once, whoever listens.
+		s := f.newStage(jobgraph.RootTestStream, "", t, t.Outputs[0], nil)
+		return f.addPart(t.Outputs[0], part{value: s.root})
 	case graph.Flatten:
 		return f.flatten(t)
 	}

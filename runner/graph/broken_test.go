@@ -114,7 +114,8 @@ var breakages = []struct {
 		`transform "Start" (Start): output must have a bytes coder, but has kv`},
 	{"test stream", func(_ *pipepb.Pipeline, c *pipepb.Components) {
 		c.Transforms["Start"].Spec.Urn = "beam:transform:teststream:v1"
-	}, `transform "Start" (Start): is a TestStream; streaming is not supported yet`},
+		c.Transforms["Start"].Inputs = map[string]string{"in": "b"}
+	}, `transform "Start" (Start): must have 0 inputs, but has 1`},
 	{"nil transform", func(_ *pipepb.Pipeline, c *pipepb.Components) { c.Transforms["Start"] = nil },
 		`pipeline: names "Start" as a root transform, but has no such transform`},
 	{"long name", func(_ *pipepb.Pipeline, c *pipepb.Components) {

@@ -177,6 +177,12 @@ func (r *reader) graph(p *pipepb.Pipeline, ts []*Transform) *Graph {
 		g.Coders = map[string]*pipepb.Coder{}
 	}
 	maps.DeleteFunc(g.Coders, func(_ string, c *pipepb.Coder) bool { return c == nil })
+	for _, t := range g.Transforms {
+		g.Streaming = g.Streaming || t.Kind == TestStream
+		for _, c := range t.Outputs {
+			g.Streaming = g.Streaming || !g.Collections[c].Bounded
+		}
+	}
 	g.Sort() // a combine that is whole, not its parts, makes what comes out
 	return g
 }

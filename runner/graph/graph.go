@@ -48,6 +48,9 @@ const (
 	// ParDo and may be split, so it must be fed from a queue of its own.
 	Restrictions
 
+	// TestStream plays events that a test has written down; the runner does it.
+	TestStream
+
 	// CombinePerKey is a combine that may be lifted. It stands only in what
 	// FromProto returns: transforms.Apply leaves none, so fusion sees none.
 	CombinePerKey
@@ -64,6 +67,9 @@ type Graph struct {
 	Windowings   map[string]*pipepb.WindowingStrategy
 	Coders       map[string]*pipepb.Coder
 	Requirements []string
+	// Streaming says that the pipeline is run while its input may be unbounded.
+	// It is so where something in it never ends, or its author wants it.
+	Streaming bool
 }
 
 // A Transform is one leaf.
@@ -124,6 +130,7 @@ func (g *Graph) Clone() *Graph {
 		Windowings:   maps.Clone(g.Windowings),
 		Coders:       maps.Clone(g.Coders),
 		Requirements: slices.Clone(g.Requirements),
+		Streaming:    g.Streaming,
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 
 var kindNames = map[Kind]string{
 	Impulse: "impulse", ParDo: "pardo", GroupByKey: "gbk", Flatten: "flatten", Reshuffle: "reshuffle",
-	Restrictions: "restrictions", CombinePerKey: "combine", Splittable: "splittable",
+	Restrictions: "restrictions", TestStream: "teststream", CombinePerKey: "combine", Splittable: "splittable",
 }
 
 // String is the kind's word in printed graphs.

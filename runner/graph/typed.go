@@ -123,8 +123,10 @@ func (r *reader) typedLeaf(l leaf) *Transform {
 		}
 	case URNParDo, URNPairWithRestriction, URNSplitAndSize, URNProcessRestrictions, URNTruncate:
 		r.parDo(t, urn)
-	case urnTestStream, urnRead:
-		r.refuseUnbounded(t)
+	case URNTestStream:
+		t.Kind, t.Environment = TestStream, ""
+	case urnRead:
+		r.fail(where(l.id, l.proto), "is a Read that the runner itself would have to do; let the SDK read by splittable DoFns (leave out use_deprecated_read)")
 	default:
 		t.Kind = ParDo
 	}
@@ -148,24 +150,11 @@ func (r *reader) checkImpulse(t *Transform) {
 	}
 }
 
-// refuseUnbounded is the one place that says no to what never ends. A
-// splittable DoFn that is marked unbounded passes: an SDK marks all that may
-// checkpoint themselves, finite or not, and the finite ones run to their end.
-func (r *reader) refuseUnbounded(t *Transform) {
-	at := where(string(t.ID), t.Proto)
-	switch t.Proto.GetSpec().GetUrn() {
-	case urnTestStream:
-		r.fail(at, "is a TestStream; streaming is not supported yet, use a Create for bounded test data")
-	case urnRead:
-		r.fail(at, "is a Read that the runner itself would have to do; let the SDK read by splittable DoFns (leave out use_deprecated_read)")
-	}
-}
-
 // environment checks that somebody can run the transform.
 func (r *reader) environment(t *Transform) {
 	at, urn := where(string(t.ID), t.Proto), t.Proto.GetSpec().GetUrn()
 	switch t.Kind {
-	case Impulse, GroupByKey, Flatten, Reshuffle, 0:
+	case Impulse, GroupByKey, Flatten, Reshuffle, TestStream, 0:
 		return
 	}
 	if markers[urn] {
@@ -198,6 +187,8 @@ func (r *reader) count(t *Transform) {
 	case Impulse:
 		want("inputs", in, 0)
 		want("output", out, 1)
+	case TestStream:
+		want("inputs", in, 0)
 	case Flatten:
 		want("output", out, 1)
 	case GroupByKey, Reshuffle, CombinePerKey:

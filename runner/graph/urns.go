@@ -36,7 +36,7 @@ const (
 	URNMergeWindows = "beam:transform:merge_windows:v1"
 	URNToString     = "beam:transform:to_string:v1"
 
-	urnTestStream = "beam:transform:teststream:v1"
+	URNTestStream = "beam:transform:teststream:v1"
 	urnRead       = "beam:transform:read:v1"
 	urnCreateView = "beam:transform:create_view:v1"
 	urnFused      = "beam:runner:executable_stage:v1"
@@ -70,7 +70,7 @@ var primitives = map[string]bool{
 	URNPrecombine: true, URNMergeAccumulators: true, URNExtractOutputs: true, URNConvertAccumulators: true,
 	URNPairWithRestriction: true, URNSplitAndSize: true, URNProcessRestrictions: true, URNTruncate: true,
 	URNWindowInto: true, URNMapWindows: true, URNMergeWindows: true, URNToString: true,
-	urnTestStream: true,
+	URNTestStream: true,
 }
 
 // wholes are composites that the runner may do as a whole.

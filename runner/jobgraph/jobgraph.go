@@ -24,6 +24,10 @@ type Graph struct {
 	Stages   []*Stage   `json:"stages"`
 	Datasets []*Dataset `json:"datasets"`
 	Regions  []*Region  `json:"regions,omitempty"` // filled by region.Compute
+	// Streaming says that the job runs as a whole while its input is unbounded:
+	// all datasets are pipelined, each has one reader, and all stages are one
+	// region, of which a slot hosts one task each.
+	Streaming bool `json:"streaming,omitempty"`
 }
 
 // RootKind says how a stage comes by its input.
@@ -43,6 +47,9 @@ const (
 	// (elements of a sized restriction collection) that all tasks of the stage
 	// pull from.
 	RootRestrictions RootKind = "restrictions"
+	// RootTestStream plays the events of a TestStream. There is one only in a
+	// streaming graph.
+	RootTestStream RootKind = "teststream"
 )
 
 // A Stage is what one task runs: a root, one fused chain of transforms in one

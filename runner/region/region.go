@@ -32,6 +32,8 @@
 //     side input depends on the producer of its main input starts a new region,
 //     and nothing is cut that isn't in a knot.
 //
+// A graph that is streaming is one region, and all of it is pipelined.
+//
 // Compute takes time and memory linear in the graph (but for a heap that puts
 // regions in order).
 //
@@ -77,6 +79,10 @@ type Options struct {
 // Compute fills in every Dataset.Exchange, g.Regions, and the Region and Head of
 // every stage. Stages must be in topological order.
 func Compute(g *jobgraph.Graph, o Options) {
+	if g.Streaming && len(g.Stages) > 0 {
+		stream(g)
+		return
+	}
 	w := newWork(g)
 	w.wish(o.Mode)
 	w.chains()

@@ -223,6 +223,9 @@ func (ch *chooser) written(d *jobgraph.Dataset) int {
 }
 
 func (ch *chooser) parallelism(spec *jobgraph.Stage, in *inputs) int {
+	if ch.j.Graph.Streaming {
+		return 1 // all stages of a streaming job share a slot
+	}
 	n := max(1, in.pointwise)
 	switch spec.Root {
 	case jobgraph.RootImpulse:
@@ -298,6 +301,9 @@ func (ch *chooser) reading(spec *jobgraph.Stage, in *inputs, id jobgraph.Dataset
 func cutEven(subs, n int) []int { return pad(even(subs, min(subs, n)), n) }
 
 func (ch *chooser) subpartitions(id jobgraph.DatasetID) int {
+	if ch.j.Graph.Streaming {
+		return 1
+	}
 	switch ch.j.Dataset(id).Partitioning {
 	case jobgraph.ByKey:
 		return ch.j.KeyGroups

@@ -347,6 +347,9 @@ func unitTasks(j *catalog.Job, units []unit) []catalog.TaskRange {
 // verdict says whether what is to blame may be tried again, and after what
 // delay.
 func (c *call) verdict(j *catalog.Job, blamed []unit, f catalog.Failure) (delay time.Duration, again bool) {
+	if j.Graph.Streaming {
+		return 0, false // what it has read and remembered is gone with the task
+	}
 	failures, losses := 0, 0
 	for _, x := range unitTasks(j, blamed) {
 		st := j.Stages[j.StageAt(x.Stage)]

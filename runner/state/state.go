@@ -121,6 +121,25 @@ func (s *Batch) Reset() error {
 	return s.spill.reset()
 }
 
+// Drop forgets what a key has in a window: the window has expired. No bundle
+// may be under way.
+func (s *Batch) Drop(window, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for transform, states := range s.opt.Declared {
+		for _, state := range states {
+			for k := bagKind; k <= listKind; k++ {
+				id := cellID{kind: k, transform: transform, state: state, window: window, key: key}
+				if c := s.cells[id]; c != nil {
+					s.held -= c.bytes
+					s.opt.Budget.Give(c.bytes)
+					delete(s.cells, id)
+				}
+			}
+		}
+	}
+}
+
 // Close forgets all state for good.
 func (s *Batch) Close() {
 	s.mu.Lock()

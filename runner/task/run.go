@@ -34,6 +34,10 @@ func (r *run) do(ctx context.Context) (*Finished, error) {
 	if err := r.create(ctx); err != nil {
 		return nil, err
 	}
+	if r.prog.Stream != nil {
+		defer r.abort()
+		return r.stream(ctx)
+	}
 	defer r.abort() // what was closed is not hurt by it
 	if err := r.openViews(ctx); err != nil {
 		return nil, err

@@ -60,6 +60,9 @@ type Config struct {
 	Network *network.Client
 	Peer    func(ctx context.Context, taskManager string) (*cluster.Conn, error)
 
+	// Hide takes a job's secrets out of what is told of its failures; may be nil.
+	Hide func(job, text string) string
+
 	BundleBytes    int64 // of one bundle's input; default 16 MiB, less where Budget is small
 	BundleElements int   // default 500,000
 	LargeBytes     int64 // from where on a group's values are left to the state API; default 4 MiB
@@ -109,9 +112,10 @@ type TaskManager struct {
 	idle     chan struct{}              // closed and renewed when the last task has ended
 	programs map[programKey]*compiled
 	queues   map[queueKey]*queue
-	offers   map[queueKey]Spec // of queues that others may ask for; until the job is released
-	offered  chan struct{}     // closed and renewed with each new offer
-	wg       sync.WaitGroup    // tasks; Add under mu and never once closed
+	streams  map[string]*streamJob // by job, until it is released
+	offers   map[queueKey]Spec     // of queues that others may ask for; until the job is released
+	offered  chan struct{}         // closed and renewed with each new offer
+	wg       sync.WaitGroup        // tasks; Add under mu and never once closed
 }
 
 type programKey struct {
@@ -163,6 +167,7 @@ func New(cfg Config) *TaskManager {
 		idle:     make(chan struct{}),
 		programs: map[programKey]*compiled{},
 		queues:   map[queueKey]*queue{},
+		streams:  map[string]*streamJob{},
 		offers:   map[queueKey]Spec{},
 		offered:  make(chan struct{}),
 	}
@@ -250,6 +255,9 @@ func (m *TaskManager) runTask(ctx context.Context, spec Spec, t *running) {
 	defer m.over(id) // and not before the report is on its way
 	if err != nil {
 		failed := r.failed(ctx, err)
+		if m.cfg.Hide != nil {
+			failed.Message = m.cfg.Hide(spec.Job, failed.Message)
+		}
 		if failed.Cause != CauseCanceled {
 			m.totals.failed.Add(1)
 		}
@@ -366,6 +374,7 @@ func (m *TaskManager) ReleaseJob(job string) {
 func (m *TaskManager) releaseJob(job string) {
 	m.mu.Lock()
 	delete(m.ended, job)
+	delete(m.streams, job)
 	var queues []*queue
 	for k, q := range m.queues {
 		if k.job == job {

@@ -73,12 +73,13 @@ func (q *queue) announce() {
 	q.r.notify()
 }
 
-// push appends a block, to the last one if both are small.
+// push appends a block, to the last one if both are small. What has no elements
+// is a mark between them and stays by itself.
 func (q *queue) push(b block, d *Driver) {
 	q.bytes += int64(len(b.data))
 	if n := len(q.blocks); n > 0 {
 		last := &q.blocks[n-1]
-		if need := len(last.data) + len(b.data); need <= joinBelow {
+		if need := len(last.data) + len(b.data); need <= joinBelow && last.count > 0 && b.count > 0 {
 			if need > cap(last.data) {
 				grown := append(d.cfg.Budget.Chunk(min(max(need, 2*cap(last.data)), joinBelow)), last.data...)
 				d.cfg.Budget.Free(last.data)

@@ -1,0 +1,388 @@
+package task
+
+import (
+	"context"
+	"time"
+
+	"trestle/coders"
+	"trestle/element"
+	"trestle/runner/bundle"
+	"trestle/runner/jobgraph"
+	"trestle/runner/watermark"
+)
+
+// A stream is one task of a streaming job under way. One goroutine owns it,
+// which takes what comes, runs what is ripe, and then says downstream how far
+// it is. Nothing that a bundle does is seen before the bundle has committed, and
+// the watermark that covers its output comes after it.
+type stream struct {
+	r    *run
+	br   *bundle.Runner
+	job  *streamJob
+	seat *seat
+	in   *inlet
+	root streamRoot
+
+	marks    *watermark.Tracker
+	told     watermark.Mark
+	received int64 // counted by the job, and not counted off
+	sides    map[bundle.SideKey]*liveSide
+	bySource []*liveSide // by source of the inlet; nil: a main input
+	mains    int         // main inputs: the first sources
+
+	batch   batchOut
+	blocked []held // elements that wait for a side input
+}
+
+// A streamRoot makes what the stage's transforms are given of what comes.
+type streamRoot interface {
+	// add takes whole elements.
+	add(block []byte, count int) error
+	// step does a part of what is ripe. It reports whether it found anything.
+	step(ctx context.Context) (bool, error)
+	// next is the processing time at which something will be ripe; +inf: never.
+	next() element.Timestamp
+	// empty reports whether nothing is kept that may still come out.
+	empty() bool
+}
+
+// held is an element that keeps the watermark back.
+type held struct {
+	elem []byte
+	at   element.Timestamp
+}
+
+// batchOut collects what the next bundle is given.
+type batchOut struct {
+	chunk []byte
+	count int
+}
+
+// stream runs the task to its end.
+func (r *run) stream(ctx context.Context) (*Finished, error) {
+	job := r.m.streamJob(r.spec.Job, r.prog.Stream.Stages, r.prog.Stream.Played)
+	if r.prog.Stream.Played {
+		for _, d := range r.dests {
+			d.Before = job.begin
+		}
+	}
+	s := &stream{r: r, job: job, sides: map[bundle.SideKey]*liveSide{}, told: watermark.Start}
+	r.openState()
+	defer r.closeState()
+	s.br = r.bundles()
+	defer s.br.Close()
+	s.br.Loose = true
+	s.br.NewState = s.newState
+	s.br.CacheTokens = nil
+	s.br.CacheTokens = s.cacheTokens
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	defer s.in.close()
+	defer s.closeSides()
+	s.seat = job.join()
+	defer job.leave(s.seat)
+	s.received++
+	var err error
+	if r.prog.Node.Root == jobgraph.RootTestStream {
+		err = s.play(ctx)
+	} else {
+		err = s.loop(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.finish(ctx)
+}
+
+// open begins to read all inputs.
+func (s *stream) open(ctx context.Context) error {
+	s.in = newInlet()
+	for _, in := range s.r.spec.Inputs {
+		rd, err := s.r.openInput(ctx, in)
+		if err != nil {
+			s.in.close()
+			return err
+		}
+		s.in.read(rd)
+		s.bySource = append(s.bySource, nil)
+	}
+	s.mains = len(s.bySource)
+	s.marks = watermark.NewTracker(s.mains)
+	if err := s.openSides(ctx); err != nil {
+		s.in.close()
+		return err
+	}
+	switch s.r.prog.Node.Root {
+	case jobgraph.RootGroup:
+		s.root = newGrouping(s)
+	case jobgraph.RootKeyed:
+		s.root = newKeyed(s)
+	case jobgraph.RootRestrictions:
+		s.root = newRestrictions(s)
+	default:
+		s.root = passing{s}
+	}
+	return nil
+}
+
+// loop works until all is done.
+func (s *stream) loop(ctx context.Context) error {
+	if s.r.prog.Node.Root == jobgraph.RootImpulse {
+		in, _ := (&impulse{}).next(ctx) // it can't fail
+		if err := s.root.add(in.Chunks[0], 1); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := s.work(ctx); err != nil {
+			return err
+		}
+		if err := s.tell(ctx); err != nil {
+			return err
+		}
+		next := s.root.next()
+		if next > s.job.time() { // else there is more to be done at once
+			s.job.done(s.seat, s.received, next)
+			s.received = 0
+		}
+		if s.told == watermark.End && s.in.open == 0 && s.idle() {
+			return nil
+		}
+		if err := s.wait(ctx, next); err != nil {
+			return err
+		}
+	}
+}
+
+// idle reports whether nothing is left to be done.
+func (s *stream) idle() bool {
+	return s.batch.count == 0 && len(s.blocked) == 0 && s.root.empty()
+}
+
+// work does all that can be done now.
+func (s *stream) work(ctx context.Context) error {
+	for {
+		s.unblock()
+		if s.batch.count > 0 {
+			if err := s.flush(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		did, err := s.root.step(ctx)
+		if err != nil {
+			return err
+		}
+		if !did && s.batch.count == 0 {
+			return nil
+		}
+	}
+}
+
+// wait waits for what comes next, and takes all that is there.
+func (s *stream) wait(ctx context.Context, next element.Timestamp) error {
+	if next <= s.job.time() {
+		return s.takeAll(ctx)
+	}
+	var ripe <-chan time.Time
+	if !s.job.played && next < element.MaxTimestamp {
+		t := time.NewTimer(time.Until(time.UnixMilli(int64(next))))
+		defer t.Stop()
+		ripe = t.C
+	}
+	select {
+	case a := <-s.in.arrivals:
+		if err := s.take(ctx, a); err != nil {
+			return err
+		}
+	case <-s.seat.wake:
+		s.received += s.job.moved(s.seat)
+		return nil
+	case <-ripe:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return s.takeAll(ctx)
+}
+
+// takeAll takes what is there, up to a bundle.
+func (s *stream) takeAll(ctx context.Context) error {
+	limit := s.r.limits()
+	for len(s.batch.chunk) < int(limit.bytes) && s.batch.count < limit.count {
+		select {
+		case a := <-s.in.arrivals:
+			if err := s.take(ctx, a); err != nil {
+				return err
+			}
+		case <-s.seat.wake:
+			s.received += s.job.moved(s.seat)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// take takes what came.
+func (s *stream) take(ctx context.Context, a arrival) error {
+	if a.err != nil {
+		return a.err
+	}
+	side := s.bySource[a.source]
+	switch {
+	case a.end:
+		s.in.open--
+		return nil
+	case a.count > 0 && side != nil:
+		s.received += int64(a.count)
+		return side.add(a.elems)
+	case a.count > 0:
+		s.received += int64(a.count)
+		return s.root.add(a.elems, a.count)
+	}
+	s.received++
+	m, err := decodeMark(a.elems)
+	if err != nil {
+		return err
+	}
+	if side != nil {
+		side.mark(a.source, m)
+		return nil
+	}
+	// What came before it must be done before it counts.
+	s.unblock()
+	for s.batch.count > 0 {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	s.marks.Advance(a.source, m)
+	return nil
+}
+
+// give hands elements to the next bundle, those that wait for no side input.
+func (s *stream) give(elems []byte, count int) error {
+	if len(s.sides) == 0 {
+		s.batch.chunk = append(s.batch.chunk, elems...)
+		s.batch.count += count
+		return nil
+	}
+	var v coders.Value
+	for len(elems) > 0 {
+		var err error
+		if elems, err = s.r.prog.Input.Next(elems, &v); err != nil {
+			return err
+		}
+		ok, err := s.ready(&v)
+		if err != nil {
+			return err
+		}
+		if ok {
+			s.batch.chunk = append(s.batch.chunk, v.Raw...)
+			s.batch.count++
+			continue
+		}
+		h := held{elem: append([]byte(nil), v.Raw...), at: v.Timestamp()}
+		s.marks.Hold(h.at)
+		s.blocked = append(s.blocked, h)
+	}
+	return nil
+}
+
+// unblock gives what waited for side inputs that are ready now.
+func (s *stream) unblock() {
+	if len(s.blocked) == 0 || !s.sidesChanged() {
+		return
+	}
+	kept := s.blocked[:0]
+	var v coders.Value
+	for _, h := range s.blocked {
+		_, err := s.r.prog.Input.Next(h.elem, &v)
+		ok := err == nil
+		if ok {
+			ok, _ = s.ready(&v) // it was asked before
+		}
+		if !ok {
+			kept = append(kept, h)
+			continue
+		}
+		s.marks.Release(h.at)
+		s.batch.chunk = append(s.batch.chunk, h.elem...)
+		s.batch.count++
+	}
+	clear(s.blocked[len(kept):])
+	s.blocked = kept
+}
+
+// flush runs a bundle of what was collected.
+func (s *stream) flush(ctx context.Context) error {
+	b := s.batch
+	s.batch = batchOut{}
+	if r, ok := s.root.(*restrictions); ok {
+		return r.queue(b.chunk)
+	}
+	_, err := s.bundle(ctx, &bundle.Input{Chunks: [][]byte{b.chunk}, Elements: b.count, Bytes: int64(len(b.chunk))})
+	return err
+}
+
+// bundle runs one bundle to its commit.
+func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, error) {
+	s.r.tokens.keys++
+	res, err := s.br.Run(ctx, in)
+	s.br.Close()
+	if err != nil {
+		return nil, err
+	}
+	if k, ok := s.root.(*keyed); ok {
+		if err := k.timers.take(res.Timers); err != nil {
+			return nil, err
+		}
+	}
+	s.r.live.add(res)
+	return res, nil
+}
+
+// tell says downstream how far the task is.
+func (s *stream) tell(ctx context.Context) error {
+	m, _ := s.marks.Settle(s.marks.Input())
+	if m == watermark.End && !s.idle() {
+		m.Watermark-- // something may come that holds nothing back
+	}
+	if m == s.told {
+		return nil
+	}
+	s.told = m
+	return s.sendMark(ctx, m)
+}
+
+// sendMark writes a mark behind all that was written.
+func (s *stream) sendMark(ctx context.Context, m watermark.Mark) error {
+	b := encodeMark(m)
+	for _, o := range s.r.spec.Outputs {
+		d := s.r.dests[o.Dataset]
+		txn := d.Writer.Begin()
+		for sub := range d.Subpartitions {
+			if err := txn.Append(sub, b, 0); err != nil {
+				txn.Abort()
+				return err
+			}
+		}
+		s.job.begin(int64(d.Subpartitions))
+		if err := txn.Commit(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// passing is the root that hands on what comes.
+type passing struct{ s *stream }
+
+func (p passing) add(block []byte, count int) error  { return p.s.give(block, count) }
+func (p passing) step(context.Context) (bool, error) { return false, nil }
+func (p passing) next() element.Timestamp            { return element.MaxTimestamp }
+func (p passing) empty() bool                        { return true }

@@ -1,0 +1,223 @@
+package task
+
+import (
+	"context"
+	"encoding/binary"
+
+	"trestle/coders"
+	"trestle/element"
+	"trestle/runner/pane"
+	"trestle/runner/window"
+)
+
+// grouping is the root that groups by key and window, as package pane decides.
+type grouping struct {
+	s     *stream
+	panes *pane.Strategy
+	w     *coders.Windowed // of what comes
+	keys  map[string]*groupKey
+	ops   []pane.Op
+
+	event, processing, synchronized wakeHeap[*groupKey]
+}
+
+// A groupKey is one key's panes, and their elements.
+type groupKey struct {
+	key    string
+	panes  pane.Key
+	values map[window.Window]*values
+	hold   element.Timestamp // +inf: none
+
+	event, processing, synchronized wakeSlot[*groupKey]
+}
+
+// values are encoded one after another.
+type values struct {
+	bytes []byte
+	count int
+}
+
+func newGrouping(s *stream) *grouping {
+	g := &grouping{s: s, panes: s.r.prog.Stream.Panes, keys: map[string]*groupKey{}}
+	for _, in := range s.r.spec.Inputs {
+		g.w = s.r.prog.Feed[s.r.prog.Dataset(in.Dataset).Collection]
+	}
+	return g
+}
+
+func (g *grouping) now() pane.Now {
+	t := g.s.job.time()
+	return pane.Now{Input: g.s.marks.Input(), Output: g.s.marks.Output(), Processing: t, Synchronized: t}
+}
+
+func (g *grouping) add(block []byte, _ int) error {
+	now := g.now()
+	var v coders.Value
+	elems := make([]pane.Element, 1)
+	for len(block) > 0 {
+		var err error
+		if block, err = g.w.Next(block, &v); err != nil {
+			return err
+		}
+		k := g.keys[string(v.Key())]
+		if k == nil {
+			k = &groupKey{key: string(v.Key()), values: map[window.Window]*values{}, hold: element.MaxTimestamp}
+			k.event.item, k.processing.item, k.synchronized.item = k, k, k
+			g.keys[k.key] = k
+		}
+		elems[0] = pane.Element{Timestamp: v.Timestamp(), Windows: elems[0].Windows[:0]}
+		if elems[0].Windows, err = decodeWindows(g.w, elems[0].Windows, &v); err != nil {
+			return err
+		}
+		if g.ops, err = g.panes.Add(&k.panes, now, elems, nil, g.ops[:0]); err != nil {
+			return err
+		}
+		if err := g.do(k, v.KVValue()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// do carries out what was decided about a key. value is the element that has
+// come, if one has.
+func (g *grouping) do(k *groupKey, value []byte) error {
+	for i := range g.ops {
+		op := &g.ops[i]
+		switch op.Kind {
+		case pane.Append:
+			b := k.values[op.Window]
+			if b == nil {
+				b = &values{}
+				k.values[op.Window] = b
+			}
+			b.bytes = append(b.bytes, value...)
+			b.count++
+		case pane.Merge:
+			into := k.values[op.Window]
+			if into == nil {
+				into = &values{}
+				k.values[op.Window] = into
+			}
+			for _, w := range op.From {
+				if from := k.values[w]; from != nil {
+					into.bytes = append(into.bytes, from.bytes...)
+					into.count += from.count
+					delete(k.values, w)
+				}
+			}
+		case pane.Emit:
+			if err := g.emit(k, op); err != nil {
+				return err
+			}
+		case pane.Clear, pane.Expire:
+			delete(k.values, op.Window)
+		}
+	}
+	g.settle(k)
+	return nil
+}
+
+// emit gives a pane to the stage's transforms.
+func (g *grouping) emit(k *groupKey, op *pane.Op) error {
+	b := k.values[op.Window]
+	if b == nil {
+		b = &values{}
+	}
+	out := make([]byte, 0, 64+len(k.key)+len(b.bytes))
+	out = coders.AppendHeader(out, op.Timestamp, 1, encodeWindow(nil, g.w, op.Window), coders.AppendPane(nil, op.Pane))
+	out = append(out, k.key...)
+	out = binary.BigEndian.AppendUint32(out, uint32(b.count))
+	out = append(out, b.bytes...)
+	return g.s.give(out, 1)
+}
+
+// settle notes what the key waits for and holds back.
+func (g *grouping) settle(k *groupKey) {
+	if hold := g.panes.Hold(&k.panes); hold != k.hold {
+		if hold < element.MaxTimestamp {
+			g.s.marks.Hold(hold)
+		}
+		if k.hold < element.MaxTimestamp {
+			g.s.marks.Release(k.hold)
+		}
+		k.hold = hold
+	}
+	wake, live := g.panes.Wake(&k.panes), !k.panes.Empty()
+	g.event.set(&k.event, wake.Event, live)
+	g.processing.set(&k.processing, wake.Processing, live && wake.Processing < element.MaxTimestamp)
+	g.synchronized.set(&k.synchronized, wake.Synchronized, live && wake.Synchronized < element.MaxTimestamp)
+	if !live {
+		delete(g.keys, k.key)
+	}
+}
+
+// mostRipe is how many bytes of panes are made before they go out.
+const mostRipe = 4 << 20
+
+func (g *grouping) step(context.Context) (bool, error) {
+	did := false
+	now := g.now()
+	for len(g.s.batch.chunk) < mostRipe {
+		slot := g.event.due(now.Input)
+		if slot == nil {
+			slot = g.processing.due(now.Processing)
+		}
+		if slot == nil {
+			slot = g.synchronized.due(now.Synchronized)
+		}
+		if slot == nil {
+			return did, nil
+		}
+		did = true
+		k := slot.item
+		g.ops = g.panes.Advance(&k.panes, now, g.ops[:0])
+		if err := g.do(k, nil); err != nil {
+			return did, err
+		}
+	}
+	return did, nil
+}
+
+func (g *grouping) next() element.Timestamp { return min(g.processing.next(), g.synchronized.next()) }
+func (g *grouping) empty() bool             { return len(g.keys) == 0 }
+
+// decodeWindows appends an element's windows.
+func decodeWindows(w *coders.Windowed, dst []window.Window, v *coders.Value) ([]window.Window, error) {
+	rest := v.Windows
+	for range v.NumWindows {
+		var one []byte
+		var err error
+		if one, rest, err = w.CutWindow(rest); err != nil {
+			return nil, err
+		}
+		win, err := decodeWindow(w, one)
+		if err != nil {
+			return nil, err
+		}
+		dst = append(dst, win)
+	}
+	return dst, nil
+}
+
+func decodeWindow(w *coders.Windowed, b []byte) (window.Window, error) {
+	switch w.Window().URN() {
+	case coders.URNGlobalWindow:
+		return window.Global, nil
+	case coders.URNIntervalWindow:
+		i, _, err := coders.DecodeInterval(b)
+		return window.Interval(i), err
+	}
+	last, err := w.MaxTimestamp(b)
+	return window.Opaque(b, last), err
+}
+
+func encodeWindow(dst []byte, w *coders.Windowed, win window.Window) []byte {
+	switch w.Window().URN() {
+	case coders.URNGlobalWindow:
+		return dst
+	case coders.URNIntervalWindow:
+		return coders.AppendInterval(dst, win.Interval())
+	}
+	return append(dst, win.Code...)
+}

@@ -1,0 +1,145 @@
+package task
+
+import (
+	"context"
+
+	"trestle/coders"
+	"trestle/element"
+	"trestle/runner/bundle"
+	"trestle/runner/window"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+)
+
+// keyed is the root of transforms with state and timers, which outlive bundles.
+type keyed struct {
+	s      *stream
+	w      *coders.Windowed
+	timers *streamTimers
+}
+
+func newKeyed(s *stream) *keyed {
+	return &keyed{s: s, w: s.r.prog.Input, timers: newStreamTimers(s)}
+}
+
+func (k *keyed) add(block []byte, _ int) error {
+	var v coders.Value
+	var wins []window.Window
+	input := k.s.marks.Input()
+	for len(block) > 0 {
+		var err error
+		if block, err = k.w.Next(block, &v); err != nil {
+			return err
+		}
+		if wins, err = decodeWindows(k.w, wins[:0], &v); err != nil {
+			return err
+		}
+		late := 0
+		for _, w := range wins {
+			if window.Passed(input, w.Expiry(k.s.r.prog.Stream.LatenessMillis)) {
+				late++
+				continue
+			}
+			k.timers.expire(v.Key(), w, encodeWindow(nil, k.w, w))
+		}
+		elem := v.Raw
+		if late == len(wins) {
+			continue // all its windows have expired, and their state is gone
+		}
+		if late > 0 {
+			elem = k.without(&v, wins, input)
+		}
+		if err := k.s.give(elem, 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// without is the element without its windows that have expired.
+func (k *keyed) without(v *coders.Value, wins []window.Window, input element.Timestamp) []byte {
+	var codes []byte
+	n := 0
+	for _, w := range wins {
+		if !window.Passed(input, w.Expiry(k.s.r.prog.Stream.LatenessMillis)) {
+			codes = encodeWindow(codes, k.w, w)
+			n++
+		}
+	}
+	return append(coders.AppendHeader(nil, v.Timestamp(), n, codes, v.Pane), v.Elem...)
+}
+
+func (k *keyed) step(ctx context.Context) (bool, error) { return k.timers.fire(ctx) }
+func (k *keyed) next() element.Timestamp                { return k.timers.processing.next() }
+func (k *keyed) empty() bool                            { return len(k.timers.keys) == 0 }
+
+// newState begins the state of a bundle.
+func (s *stream) newState() bundle.State {
+	st := &streamState{s: s}
+	if s.r.user != nil {
+		st.user = s.r.user.Bundle()
+	}
+	return st
+}
+
+// cacheTokens let a worker keep nothing of user state from one bundle to the
+// next: another worker may have the one between.
+func (s *stream) cacheTokens() []*fnpb.ProcessBundleRequest_CacheToken { return s.r.cacheTokens() }
+
+// streamState answers a bundle's state requests.
+type streamState struct {
+	s    *stream
+	user userBundle
+}
+
+// userBundle is the state package's bundle; nil where there is no user state.
+type userBundle interface {
+	Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error)
+	Append(ctx context.Context, key *fnpb.StateKey, data []byte) error
+	Clear(ctx context.Context, key *fnpb.StateKey) error
+	Commit() error
+	Abort()
+}
+
+// Get answers a read; see fnapi.StateHandler.
+func (b *streamState) Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error) {
+	if k := sideKey(key); k != (bundle.SideKey{}) {
+		return b.s.readSide(ctx, k, key, req.GetContinuationToken())
+	}
+	if b.user == nil {
+		return nil, nil, noState(key)
+	}
+	return b.user.Get(ctx, key, req)
+}
+
+// Append adds to user state.
+func (b *streamState) Append(ctx context.Context, key *fnpb.StateKey, data []byte) error {
+	if b.user == nil {
+		return noState(key)
+	}
+	return b.user.Append(ctx, key, data)
+}
+
+// Clear empties user state.
+func (b *streamState) Clear(ctx context.Context, key *fnpb.StateKey) error {
+	if b.user == nil {
+		return noState(key)
+	}
+	return b.user.Clear(ctx, key)
+}
+
+// Commit makes the bundle's writes part of the state.
+func (b *streamState) Commit() error {
+	if b.user == nil {
+		return nil
+	}
+	return b.user.Commit()
+}
+
+// Abort drops the bundle's writes.
+func (b *streamState) Abort() {
+	if b.user != nil {
+		b.user.Abort()
+		b.s.r.tokens.keys++
+	}
+}

@@ -1,0 +1,289 @@
+package task
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"trestle/coders"
+	"trestle/element"
+	"trestle/runner/bundle"
+	"trestle/runner/fusion"
+	"trestle/runner/side"
+	"trestle/runner/watermark"
+	"trestle/runner/window"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+)
+
+// unprefixed is a key without the length before it, as state requests have it.
+func unprefixed(key string) string {
+	n, used := binary.Uvarint([]byte(key))
+	if used > 0 && int(n) == len(key)-used {
+		return key[used:]
+	}
+	return key
+}
+
+// A liveSide is a side input that changes while it is read. Of each window it
+// has what the newest panes brought.
+type liveSide struct {
+	s       *stream
+	spec    *fusion.SideInput
+	how     bundle.SideWindows
+	w       *coders.Windowed
+	first   int // source of the inlet
+	marks   *watermark.Tracker
+	windows map[string]*sideWindow // by encoding
+	changed bool                   // since blocked elements were last looked at
+}
+
+// A sideWindow is what a window holds: a group for each key, or one for all.
+type sideWindow struct {
+	order  []*sideGroup
+	groups map[string]*sideGroup
+
+	mu   sync.Mutex // guards view: requests may come side by side
+	view *side.View // nil: to be made
+}
+
+// A sideGroup is the newest pane of a group.
+type sideGroup struct {
+	index int64
+	elems []byte
+	count int
+}
+
+// openSides begins to read the side inputs.
+func (s *stream) openSides(ctx context.Context) error {
+	keys := make([]bundle.SideKey, 0, len(s.r.prog.SideInput))
+	for k := range s.r.prog.SideInput {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b bundle.SideKey) int {
+		if a.Transform != b.Transform {
+			return compareStrings(a.Transform, b.Transform)
+		}
+		return compareStrings(a.Tag, b.Tag)
+	})
+	bySource := map[string]*liveSide{}
+	for _, k := range keys {
+		spec := s.r.prog.SideInput[k]
+		id := fmt.Sprint(spec.Collection, spec.Access, spec.Datasets)
+		if l := bySource[id]; l != nil { // a stage reads a dataset once
+			s.sides[k] = l
+			continue
+		}
+		l := &liveSide{
+			s: s, spec: spec, how: s.r.prog.Stream.Sides[k], w: s.r.prog.Feed[spec.Collection],
+			first: len(s.bySource), windows: map[string]*sideWindow{}, changed: true,
+		}
+		inputs, err := s.r.sideInputs(spec.Datasets)
+		if err != nil {
+			return err
+		}
+		for _, in := range inputs {
+			rd, err := s.r.openInput(ctx, in)
+			if err != nil {
+				return err
+			}
+			s.in.read(rd)
+			s.bySource = append(s.bySource, l)
+			l.w = s.r.prog.Feed[s.r.prog.Dataset(in.Dataset).Collection]
+		}
+		l.marks = watermark.NewTracker(len(inputs))
+		s.sides[k], bySource[id] = l, l
+	}
+	return nil
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func (s *stream) closeSides() {
+	for _, l := range s.sides {
+		for _, w := range l.windows {
+			w.forget()
+		}
+	}
+}
+
+func (w *sideWindow) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.view != nil {
+		w.view.Close()
+		w.view = nil
+	}
+}
+
+func (l *liveSide) mark(source int, m watermark.Mark) {
+	if l.marks.Advance(source-l.first, m) {
+		l.changed = true
+	}
+}
+
+// add takes elements that have come.
+func (l *liveSide) add(block []byte) error {
+	l.changed = true
+	var v coders.Value
+	for len(block) > 0 {
+		var err error
+		if block, err = l.w.Next(block, &v); err != nil {
+			return err
+		}
+		p, _, err := coders.DecodePane(v.Pane)
+		if err != nil {
+			return err
+		}
+		rest := v.Windows
+		for range v.NumWindows {
+			var one []byte
+			if one, rest, err = l.w.CutWindow(rest); err != nil {
+				return err
+			}
+			l.put(one, &v, p)
+		}
+	}
+	return nil
+}
+
+// put adds an element to a window. A newer pane takes the place of the older.
+func (l *liveSide) put(code []byte, v *coders.Value, p element.Pane) {
+	w := l.windows[string(code)]
+	if w == nil {
+		w = &sideWindow{groups: map[string]*sideGroup{}}
+		l.windows[string(code)] = w
+	}
+	g := w.groups[string(v.Key())]
+	if g == nil {
+		g = &sideGroup{}
+		w.groups[string(v.Key())] = g
+		w.order = append(w.order, g)
+	}
+	if p.Timing != element.Unknown && p.Index > g.index {
+		*g = sideGroup{index: p.Index}
+	}
+	g.elems = coders.AppendHeader(g.elems, v.Timestamp(), 1, code, v.Pane)
+	g.elems = append(g.elems, v.Elem...)
+	g.count++
+	w.forget()
+}
+
+// sidesChanged reports whether a side input has changed since it was asked.
+func (s *stream) sidesChanged() bool {
+	changed := false
+	for _, l := range s.sides {
+		changed = changed || l.changed
+	}
+	for _, l := range s.sides {
+		l.changed = false
+	}
+	return changed
+}
+
+// ready reports whether all side inputs are ready for an element's windows.
+func (s *stream) ready(v *coders.Value) (bool, error) {
+	rest := v.Windows
+	for range v.NumWindows {
+		var one []byte
+		var err error
+		if one, rest, err = s.r.prog.Input.CutWindow(rest); err != nil {
+			return false, err
+		}
+		w, err := decodeWindow(s.r.prog.Input, one)
+		if err != nil {
+			return false, err
+		}
+		for _, l := range s.sides {
+			if !l.readyFor(w) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// readyFor reports whether the window that a main window looks at can be read.
+func (l *liveSide) readyFor(main window.Window) bool {
+	if l.marks.Input() >= element.MaxTimestamp {
+		return true
+	}
+	var at window.Window
+	switch l.how.Fn.Kind {
+	case window.GlobalKind:
+		at = window.Global
+	case window.FixedKind, window.SlidingKind:
+		all := l.how.Fn.Assign(nil, main.MaxTimestamp())
+		at = all[len(all)-1] // the earliest, as SDKs choose it
+	default:
+		at = main
+	}
+	if window.Passed(l.marks.Input(), at.MaxTimestamp()) {
+		return true
+	}
+	if l.how.Whole {
+		return false
+	}
+	return l.windows[string(encodeWindow(nil, l.w, at))] != nil
+}
+
+// readSide answers a read of a side input.
+func (s *stream) readSide(ctx context.Context, k bundle.SideKey, key *fnpb.StateKey, token []byte) (data, next []byte, err error) {
+	l := s.sides[k]
+	if l == nil {
+		return nil, nil, fmt.Errorf("unknown side input %q of transform %q", k.Tag, k.Transform)
+	}
+	w := l.windows[string(sideWindowOf(key))]
+	if w == nil {
+		return nil, nil, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.view == nil {
+		opt := side.Options{Budget: s.r.m.cfg.Budget, Dir: s.r.m.cfg.SpillDir}
+		w.view, err = side.Build(ctx, &groupsSource{groups: w.order}, l.w, side.Access(l.spec.Access), opt)
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return w.view.Read(key, token)
+}
+
+// sideWindowOf is the window that a state key names.
+func sideWindowOf(key *fnpb.StateKey) []byte {
+	switch k := key.GetType().(type) {
+	case *fnpb.StateKey_IterableSideInput_:
+		return k.IterableSideInput.GetWindow()
+	case *fnpb.StateKey_MultimapSideInput_:
+		return k.MultimapSideInput.GetWindow()
+	case *fnpb.StateKey_MultimapKeysSideInput_:
+		return k.MultimapKeysSideInput.GetWindow()
+	case *fnpb.StateKey_MultimapKeysValuesSideInput_:
+		return k.MultimapKeysValuesSideInput.GetWindow()
+	}
+	return nil
+}
+
+// groupsSource gives groups to be made a view of.
+type groupsSource struct{ groups []*sideGroup }
+
+// Next gives the next group; see side.Source.
+func (g *groupsSource) Next(context.Context) (elems []byte, count int, err error) {
+	if len(g.groups) == 0 {
+		return nil, 0, io.EOF
+	}
+	x := g.groups[0]
+	g.groups = g.groups[1:]
+	return x.elems, x.count, nil
+}

@@ -1,0 +1,283 @@
+package task
+
+import (
+	"container/heap"
+	"context"
+	"slices"
+	"strconv"
+
+	"trestle/element"
+	"trestle/runner/bundle"
+	"trestle/runner/window"
+)
+
+// streamTimers are the timers that are set, by key. Those of a key fire in the
+// order of their times, one in a bundle; the last of a window is that its state
+// is dropped.
+type streamTimers struct {
+	s        *stream
+	families []bundle.Family
+	expiry   int // the family that the runner sets, -1 if none
+	keys     map[string]*streamKey
+	seq      int
+
+	event, processing wakeHeap[*streamKey]
+}
+
+// A streamKey is the timers of one key.
+type streamKey struct {
+	key               string
+	byID              map[string]*streamTimer
+	event, processing timerQueue
+	eventSlot         wakeSlot[*streamKey]
+	processingSlot    wakeSlot[*streamKey]
+}
+
+// The ranks of timers that fire at one time.
+const (
+	rankUser = iota
+	rankExpiry
+	rankDrop
+)
+
+type streamTimer struct {
+	at     element.Timestamp // when it is ripe
+	rank   int
+	seq    int
+	family int // -1: drops the state of a window
+	hold   element.Timestamp
+	window string // encoded
+	raw    []byte
+	id     string
+	index  int
+}
+
+// timerQueue is a heap of timers, the next to fire first.
+type timerQueue []*streamTimer
+
+func (q timerQueue) Len() int { return len(q) }
+func (q timerQueue) Less(i, j int) bool {
+	a, b := q[i], q[j]
+	if a.at != b.at {
+		return a.at < b.at
+	}
+	if a.rank != b.rank {
+		return a.rank < b.rank
+	}
+	return a.seq < b.seq
+}
+func (q timerQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+func (q *timerQueue) Push(x any) {
+	t := x.(*streamTimer)
+	t.index = len(*q)
+	*q = append(*q, t)
+}
+func (q *timerQueue) Pop() any {
+	t := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	t.index = -1
+	return t
+}
+
+func newStreamTimers(s *stream) *streamTimers {
+	t := &streamTimers{s: s, families: s.r.prog.Families, keys: map[string]*streamKey{}}
+	t.expiry = slices.IndexFunc(t.families, func(f bundle.Family) bool { return f.Expiry })
+	return t
+}
+
+// of is the key's timers.
+func (t *streamTimers) of(key []byte) *streamKey {
+	k := t.keys[string(key)]
+	if k == nil {
+		k = &streamKey{key: string(key), byID: map[string]*streamTimer{}}
+		k.eventSlot.item, k.processingSlot.item = k, k
+		t.keys[k.key] = k
+	}
+	return k
+}
+
+// queueOf is where a timer waits.
+func (t *streamTimers) queueOf(k *streamKey, x *streamTimer) *timerQueue {
+	if x.family >= 0 && t.families[x.family].ProcessingTime {
+		return &k.processing
+	}
+	return &k.event
+}
+
+// expire makes sure that a window's state is dropped when it has expired, and
+// that the user's code hears of it where it wants to.
+func (t *streamTimers) expire(key []byte, w window.Window, code []byte) {
+	k := t.of(key)
+	id := "drop" + string(code)
+	if k.byID[id] != nil {
+		return
+	}
+	at := window.Passing(w.Expiry(t.s.r.prog.Stream.LatenessMillis))
+	t.put(k, &streamTimer{at: at, rank: rankDrop, family: -1, hold: element.MaxTimestamp, window: string(code), id: id})
+	for i, f := range t.families {
+		if f.Expiry {
+			end := w.MaxTimestamp()
+			t.put(k, &streamTimer{
+				at: at, rank: rankExpiry, family: i, hold: end, window: string(code),
+				raw: bundle.AppendTimer(nil, key, code, end), id: "expiry" + strconv.Itoa(i) + string(code),
+			})
+		}
+	}
+}
+
+func (t *streamTimers) put(k *streamKey, x *streamTimer) {
+	t.seq++
+	x.seq = t.seq
+	k.byID[x.id] = x
+	heap.Push(t.queueOf(k, x), x)
+	if x.hold < element.MaxTimestamp {
+		t.s.marks.Hold(x.hold)
+	}
+	t.settle(k)
+}
+
+func (t *streamTimers) remove(k *streamKey, x *streamTimer) {
+	heap.Remove(t.queueOf(k, x), x.index)
+	delete(k.byID, x.id)
+	if x.hold < element.MaxTimestamp {
+		t.s.marks.Release(x.hold)
+	}
+	t.settle(k)
+}
+
+// settle notes when the key's next timers are ripe.
+func (t *streamTimers) settle(k *streamKey) {
+	set := func(h *wakeHeap[*streamKey], slot *wakeSlot[*streamKey], q timerQueue) {
+		if len(q) > 0 {
+			h.set(slot, q[0].at, true)
+		} else {
+			h.set(slot, 0, false)
+		}
+	}
+	set(&t.event, &k.eventSlot, k.event)
+	set(&t.processing, &k.processingSlot, k.processing)
+	if len(k.byID) == 0 {
+		delete(t.keys, k.key)
+	}
+}
+
+// take applies what a bundle set and cleared, in the order in which it did.
+func (t *streamTimers) take(chunks []bundle.TimerChunk) error {
+	for _, c := range chunks {
+		i := slices.IndexFunc(t.families, func(f bundle.Family) bool { return f.Transform == c.Transform && f.ID == c.Family })
+		for b := c.Bytes; len(b) > 0; {
+			x, rest, err := t.families[i].Cut(b)
+			if err != nil {
+				return err
+			}
+			k := t.of(x.Key)
+			id := "user" + timerID(i, &x)
+			if old := k.byID[id]; old != nil {
+				t.remove(k, old)
+				k = t.of(x.Key)
+			}
+			if x.Clear {
+				t.settle(k)
+			} else {
+				t.put(k, &streamTimer{at: x.Fire, family: i, hold: min(x.Hold, element.MaxTimestamp), window: string(x.Windows), raw: slices.Clone(x.Raw), id: id})
+			}
+			b = rest
+		}
+	}
+	return nil
+}
+
+// mostKeys is how many keys' timers are in one bundle.
+const mostKeys = 10_000
+
+// fire runs a bundle of ripe timers, one of each key.
+func (t *streamTimers) fire(ctx context.Context) (bool, error) {
+	input, now := t.s.marks.Input(), t.s.job.time()
+	var ripe []*streamKey
+	var fired []*streamTimer
+	perFamily := make([][]byte, len(t.families))
+	pull := func(h *wakeHeap[*streamKey], until element.Timestamp) {
+		for len(ripe) < mostKeys {
+			slot := h.due(until)
+			if slot == nil {
+				return
+			}
+			k := slot.item
+			q := &k.event
+			if h == &t.processing {
+				q = &k.processing
+			} else if (*q)[0].rank > rankUser && input >= element.MaxTimestamp && len(k.processing) > 0 {
+				// Nothing more will come, and time goes on: what waits for it may still
+				// happen before the windows are given up.
+				t.event.set(&k.eventSlot, 0, false)
+				continue
+			}
+			x := heap.Pop(q).(*streamTimer)
+			delete(k.byID, x.id)
+			ripe, fired = append(ripe, k), append(fired, x)
+			// Out of both heaps until the bundle has ended.
+			t.event.set(&k.eventSlot, 0, false)
+			t.processing.set(&k.processingSlot, 0, false)
+		}
+	}
+	pull(&t.event, input)
+	pull(&t.processing, now)
+	if len(ripe) == 0 {
+		return false, nil
+	}
+	in := &bundle.Input{}
+	var gone []*streamTimer
+	var goneOf []*streamKey
+	for i, x := range fired {
+		if x.family < 0 {
+			gone, goneOf = append(gone, x), append(goneOf, ripe[i])
+			continue
+		}
+		perFamily[x.family] = append(perFamily[x.family], x.raw...)
+		in.Bytes += int64(len(x.raw))
+	}
+	for i, b := range perFamily {
+		if len(b) > 0 {
+			in.Timers = append(in.Timers, bundle.TimerChunk{Transform: t.families[i].Transform, Family: t.families[i].ID, Bytes: b})
+		}
+	}
+	if len(in.Timers) > 0 {
+		if _, err := t.s.bundle(ctx, in); err != nil {
+			return false, err
+		}
+	}
+	for _, x := range fired {
+		if x.hold < element.MaxTimestamp {
+			t.s.marks.Release(x.hold)
+		}
+	}
+	for i, x := range gone {
+		t.drop(goneOf[i], x.window)
+	}
+	for _, k := range ripe {
+		t.settle(k)
+	}
+	return true, nil
+}
+
+// drop forgets a window of a key.
+func (t *streamTimers) drop(k *streamKey, code string) {
+	var all []*streamTimer
+	for _, x := range k.byID {
+		if x.window == code {
+			all = append(all, x)
+		}
+	}
+	for _, x := range all {
+		t.remove(k, x)
+	}
+	if u := t.s.r.user; u != nil {
+		u.Drop(code, k.key)
+		if bare := unprefixed(k.key); bare != k.key {
+			u.Drop(code, bare)
+		}
+	}
+}
