@@ -54,7 +54,8 @@ type Client struct {
 	spare chan struct{}
 
 	mu       sync.Mutex
-	term     uint64   // the highest heard of; never falls
+	group    string   // that was worked for; once it is set, no other is
+	term     uint64   // the highest heard of in the group; never falls
 	told     []string // addresses of JobManagers
 	tracker  *tracker
 	progress map[task.ID]*task.Progress // what is to be told next of running tasks
@@ -271,7 +272,7 @@ func (c *Client) hello(ctx context.Context, addr string) (*hello, *link, error) 
 	c.mu.Lock()
 	if l := c.link; l != nil && l.addr == addr {
 		defer c.mu.Unlock()
-		h.Term, h.Session = c.term, l.session
+		h.Group, h.Term, h.Session = c.group, c.term, l.session
 		return h, l, nil
 	}
 	c.link = nil // of another JobManager, which leads no more
@@ -284,7 +285,7 @@ func (c *Client) hello(ctx context.Context, addr string) (*hello, *link, error) 
 	h.ListEntries = listEntries
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h.Term, h.Draining = c.term, c.draining
+	h.Group, h.Term, h.Draining = c.group, c.term, c.draining
 	// From here on all that happens goes into the new session's outbox. What
 	// ended before the inventory and hasn't come out of Reports yet is open for
 	// the tracker, so nothing falls between.
@@ -315,16 +316,17 @@ func (c *Client) welcomed(l *link, w *welcome) (epoch int, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case w.Term < c.term:
-		return 0, fmt.Errorf("the JobManager at %s leads for term %d, and there is a term %d", l.addr, w.Term, c.term)
-	case l.session != "" && (w.Session != l.session || w.Term != l.term):
+	if err := c.doubt(l.addr, w.Group, w.Term); err != nil {
+		return 0, err
+	}
+	if l.session != "" && (w.Session != l.session || w.Term != l.term) {
 		return 0, fmt.Errorf("the JobManager at %s took up another session", l.addr)
 	}
 	if l.session == "" {
 		c.cfg.Log.Info("joined the JobManager that leads", "addr", l.addr, "term", w.Term)
 	}
-	c.term = w.Term
+	c.group, c.term = w.Group, w.Term
+	c.hear(w.Members)
 	l.session, l.term, l.lease = w.Session, w.Term, w.Lease
 	c.notify()
 	return l.out.rewind(w.Got)

@@ -13,7 +13,10 @@
 //
 // Several JobManagers may believe that they lead. The client remembers the
 // highest term it has heard of and obeys none of a lower one, and a server
-// that hears of a higher one takes no session.
+// that hears of a higher one takes no session. Terms are a group's: whoever has
+// worked for one takes no other, and no lower term of the same one, until its
+// process ends. What others decided about its work would be mistaken; and a
+// lower term, after a log was restored, can't be told from one that is over.
 //
 // A leader may die between hearing that a task has finished and writing it
 // down. The client therefore keeps the end of each task until the leader gives

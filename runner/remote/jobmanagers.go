@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -20,22 +21,29 @@ const (
 	maxTold = 64
 )
 
-var errNoLeader = errors.New("no JobManager says that it leads")
+var (
+	errNoLeader = errors.New("no JobManager says that it leads")
+	errNotOurs  = errors.New("no JobManager leads that this TaskManager can work for")
+)
 
 // A claim is what one JobManager says of who leads.
 type claim struct {
-	from string
+	from int // its place among those that were asked
 	leadership
 	err error
 }
 
-// jobManagers are the addresses of all that are known: those of the
-// configuration, and those that the group has told of.
-func (c *Client) jobManagers() []string {
+// JobManagers are the addresses of all that are known: the one that leads, if
+// there is a session with it, then those that the group has told of, then those
+// of the configuration, which may be out of date.
+func (c *Client) JobManagers() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := slices.Clone(c.cfg.JobManagers)
-	for _, addr := range c.told {
+	var all []string
+	if c.link != nil && c.link.session != "" {
+		all = append(all, c.link.addr)
+	}
+	for _, addr := range slices.Concat(c.told, c.cfg.JobManagers) {
 		if !slices.Contains(all, addr) {
 			all = append(all, addr)
 		}
@@ -43,36 +51,57 @@ func (c *Client) jobManagers() []string {
 	return all
 }
 
-// learn notes the JobManagers that a leader has told of.
-func (c *Client) learn(members []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// doubt is why one who leads a group for a term must not be obeyed, nil if
+// nothing speaks against it. The lock is held.
+func (c *Client) doubt(addr, group string, term uint64) error {
+	switch {
+	case c.group != "" && group != c.group:
+		return fmt.Errorf("the JobManager at %s is of the group %.8s, and this TaskManager has worked for the group %.8s: start it again to have it work for another", addr, group, c.group)
+	case term < c.term:
+		return fmt.Errorf("the JobManager at %s leads for term %d, and there was a term %d: it is behind, or the group was restored from a backup; then start this TaskManager again", addr, term, c.term)
+	}
+	return nil
+}
+
+// hear notes the JobManagers that a leader has told of. The lock is held.
+func (c *Client) hear(members []string) {
 	if len(members) > 0 && len(members) <= maxTold && !slices.Equal(members, c.told) {
 		c.told = members
 		c.notify()
 	}
 }
 
+// heed hears what a JobManager says of who leads, and doubts it.
+func (c *Client) heed(addr string, l *leadership) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.doubt(addr, l.Group, l.Term)
+	if err == nil && l.Leads && l.Group == c.group {
+		c.hear(l.Members)
+	}
+	return err
+}
+
 // leader asks all JobManagers who leads, and believes the first that says so of
-// itself for a term that is not over.
+// itself and that nothing speaks against.
 func (c *Client) leader(ctx context.Context) (addr string, term uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	asked := c.jobManagers()
+	asked := c.JobManagers()
 	answers := make(chan claim, len(asked))
-	for _, addr := range asked {
+	for from, addr := range asked {
 		wg.Go(func() {
 			l, err := leaderCall.Do(ctx, c.cfg.Connections.To(addr), &struct{}{})
 			if err != nil {
 				l = &leadership{}
 			}
-			answers <- claim{addr, *l, err}
+			answers <- claim{from, *l, err}
 		})
 	}
 	var best leadership
-	errs := []error{errNoLeader}
+	none, errs := errNoLeader, make([]error, len(asked))
 	late := time.NewTimer(askTime)
 	defer late.Stop()
 	for left := len(asked); left > 0; left-- {
@@ -84,29 +113,24 @@ func (c *Client) leader(ctx context.Context) (addr string, term uint64, err erro
 			continue
 		}
 		if a.err != nil {
-			errs = append(errs, a.err)
+			errs[a.from] = a.err
 			continue
 		}
 		late.Reset(lateTime)
+		doubt := c.heed(asked[a.from], &a.leadership)
 		switch {
-		case a.Leads && a.Term >= c.highest():
-			c.learn(a.Members)
-			return a.from, a.Term, nil
-		case a.Addr != "" && a.Term >= max(best.Term, c.highest()) && !slices.Contains(asked, a.Addr):
+		case a.Leads && doubt == nil:
+			return asked[a.from], a.Term, nil
+		case a.Leads:
+			none, errs[a.from] = errNotOurs, doubt
+		case a.Addr != "" && doubt == nil && a.Term >= best.Term && !slices.Contains(asked, a.Addr):
 			best = a.leadership // one that we were not told of
 		}
 	}
 	if best.Addr != "" {
 		return best.Addr, best.Term, nil
 	}
-	return "", 0, errors.Join(errs...)
-}
-
-// highest is the highest term that was heard of.
-func (c *Client) highest() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.term
+	return "", 0, errors.Join(slices.Insert(errs, 0, none)...)
 }
 
 // survey hears of new JobManagers, until ctx ends.
@@ -132,7 +156,7 @@ func (c *Client) sendLines(ctx context.Context) {
 		c.mu.Lock()
 		changed := c.changed
 		c.mu.Unlock()
-		all := c.jobManagers()
+		all := c.JobManagers()
 		for _, addr := range all {
 			if sending[addr] != nil {
 				continue

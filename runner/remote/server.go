@@ -18,6 +18,8 @@ import (
 type ServerConfig struct {
 	// Leader is who leads, as far as this JobManager knows: where its Server is.
 	Leader func() (addr string, term uint64, ok bool)
+	// Group is the id of the JobManagers' group. It may be nil.
+	Group func() string
 	// Members are the addresses of all JobManagers, so that TaskManagers find
 	// those that they were not configured with. It may be nil.
 	Members func() []string
@@ -62,6 +64,12 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Group == nil {
+		cfg.Group = func() string { return "" }
+	}
+	if cfg.Members == nil {
+		cfg.Members = func() []string { return nil }
+	}
 	return &Server{cfg: cfg, lines: sources{have: map[string]*source{}}}
 }
 
@@ -98,19 +106,15 @@ func (s *Server) leads() leadership {
 	s.mu.Lock()
 	r := s.reign
 	s.mu.Unlock()
+	l := leadership{Group: s.cfg.Group()}
 	if r != nil {
-		l := leadership{Leads: true, Term: r.term}
-		if s.cfg.Members != nil {
-			l.Members = s.cfg.Members()
-		}
-		return l
-	}
-	if s.cfg.Leader != nil {
+		l.Leads, l.Term, l.Members = true, r.term, s.cfg.Members()
+	} else if s.cfg.Leader != nil {
 		if addr, term, ok := s.cfg.Leader(); ok {
-			return leadership{Addr: addr, Term: term}
+			l.Addr, l.Term = addr, term
 		}
 	}
-	return leadership{}
+	return l
 }
 
 func (s *Server) notLeader() error {
@@ -192,6 +196,9 @@ func (s *Server) admit(h *hello) (*Session, error) {
 	has, err := decodeInventory(h.Inventory)
 	if err != nil {
 		return nil, &cluster.Error{Kind: kindRefused, Text: err.Error()}
+	}
+	if own := s.cfg.Group(); h.Group != "" && h.Group != own {
+		return nil, &cluster.Error{Kind: kindRefused, Text: fmt.Sprintf("TaskManager %q has worked for the group %.8s, and this JobManager is of the group %.8s: start the TaskManager again to have it work for another", h.Name, h.Group, own)}
 	}
 	s.mu.Lock()
 	r := s.reign

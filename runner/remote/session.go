@@ -206,6 +206,8 @@ func (s *Session) connected() bool {
 // attach makes the connection the session's. What the other end has been sent
 // and doesn't have is sent again over it.
 func (s *Session) attach(has uint64) (*connection, *welcome, error) {
+	cfg := &s.server.cfg
+	w := &welcome{Session: s.id, Group: cfg.Group(), Term: s.reign.term, Lease: cfg.Lease, Members: cfg.Members()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	over := &cluster.Error{Kind: kindOver, Text: "the session is over"}
@@ -222,7 +224,7 @@ func (s *Session) attach(has uint64) (*connection, *welcome, error) {
 	}
 	s.connection = &connection{epoch: epoch, over: make(chan struct{})}
 	s.heard = time.Now()
-	w := &welcome{Session: s.id, Term: s.reign.term, Lease: s.server.cfg.Lease, Got: s.in.got.Load()}
+	w.Got = s.in.got.Load()
 	return s.connection, w, nil
 }
 

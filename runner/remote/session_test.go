@@ -222,6 +222,41 @@ func TestFencing(t *testing.T) {
 	}
 }
 
+// A TaskManager that has worked for a group takes no JobManager of another one,
+// whatever its term, and is taken by none; nor does it take a lower term of its
+// own group.
+func TestGroups(t *testing.T) {
+	ours, stray := func() string { return "ours" }, func() string { return "stray" }
+	one, other := newJobManager(t, ServerConfig{Group: ours}), newJobManager(t, ServerConfig{Group: stray})
+	stop := one.lead(t, 5)
+	c, _ := run(t, newRecorder("tm1"), ClientConfig{}, one.addr, other.addr)
+	one.join(t)
+	other.lead(t, 9)
+	stop()
+	if _, _, err := c.leader(within(t)); !errors.Is(err, errNotOurs) || !strings.Contains(err.Error(), other.addr+" is of the group stray") {
+		t.Errorf("only a stray one leads: %v", err)
+	}
+	if _, err := c.welcomed(&link{out: newOutbox(c.spare)}, &welcome{Session: "x", Group: "stray", Term: 9, Lease: 1}); err == nil {
+		t.Error("a stray one's welcome was taken")
+	}
+	if _, err := other.admit(&hello{Protocol: protocol, Name: "tm1", Incarnation: "x", Slots: 1, Group: "ours", Term: 5}); !cluster.IsKind(err, kindRefused) {
+		t.Errorf("a stray one takes the TaskManager: %v", err)
+	}
+	stop = one.lead(t, 3) // its log was restored
+	if _, _, err := c.leader(within(t)); err == nil || !strings.Contains(err.Error(), "leads for term 3, and there was a term 5") {
+		t.Errorf("a lower term: %v", err)
+	}
+	stop()
+	one.lead(t, 6)
+	one.join(t)
+	if addr, term, err := c.leader(within(t)); err != nil || addr != one.addr || term != 6 {
+		t.Errorf("%s leads for term %d: %v", addr, term, err)
+	}
+	if len(other.sessions) > 0 {
+		t.Error("it has joined a stray one")
+	}
+}
+
 // Whatever a TaskManager says, it is refused at worst.
 func TestGarbage(t *testing.T) {
 	jm := newJobManager(t, ServerConfig{})
@@ -229,14 +264,14 @@ func TestGarbage(t *testing.T) {
 	peers := cluster.NewPeers(cluster.Insecure(), cluster.Options{})
 	defer peers.Close()
 	raw := cluster.NewTalk[json.RawMessage, down]("taskmanagers", "Session")
-	good := `{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1}}`
+	good := `{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1}}`
 	for _, say := range [][]string{
 		{`{}`}, {`null`}, {`[]`}, {`{"hello":{}}`}, {`{"hello":{"protocol":99,"name":"tm1","incarnation":"x","slots":1}}`},
-		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1e9}}`},
-		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":-1}}`},
-		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1,"inventory":{"running":[{"Slot":7}]}}}`},
-		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","slots":1,"inventory":{"held":[{"partitions":"////"}]}}}`},
-		{`{"hello":{"protocol":1,"name":"tm1","incarnation":"x","session":"y"}}`},
+		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1e9}}`},
+		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":-1}}`},
+		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1,"inventory":{"running":[{"Slot":7}]}}}`},
+		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1,"inventory":{"held":[{"partitions":"////"}]}}}`},
+		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","session":"y"}}`},
 		{good, `{"progress":[null]}`}, {good, `{"ack":99}`}, {good, `{"first":7,"reports":[{}]}`}, {good, `{"first":1,"reports":[null]}`},
 		{good, `{"first":1,"reports":[{"Draining":true,"Started":{}}]}`}, {good, `{"first":1,"reports":[{"Progress":{}}]}`}, {good, `[`},
 	} {
@@ -369,7 +404,7 @@ func TestNewMember(t *testing.T) {
 	stop()
 	later.lead(t, 2)
 	later.join(t)
-	if all := c.jobManagers(); !cmp.Equal(all, []string{first.addr, later.addr}) {
+	if all := c.JobManagers(); !cmp.Equal(all, []string{later.addr, first.addr}) {
 		t.Errorf("JobManagers %v", all)
 	}
 }

@@ -17,7 +17,7 @@ var (
 )
 
 // protocol is the version of the messages. Both ends must have the same.
-const protocol = 1
+const protocol = 2
 
 // Kinds of refusals.
 const (
@@ -30,6 +30,7 @@ const (
 type leadership struct {
 	Leads bool   `json:"leads,omitempty"` // it does itself
 	Addr  string `json:"addr,omitempty"`  // of the leader, if another
+	Group string `json:"group,omitempty"` // its own, which terms are counted in
 	Term  uint64 `json:"term,omitempty"`
 	// Members are the addresses of all JobManagers, if it leads.
 	Members []string `json:"members,omitempty"`
@@ -51,8 +52,9 @@ type up struct {
 type hello struct {
 	Protocol    int    `json:"protocol"`
 	Name        string `json:"name"`
-	Incarnation string `json:"incarnation"` // of the process
-	Term        uint64 `json:"term"`        // the highest heard of
+	Incarnation string `json:"incarnation"`     // of the process
+	Group       string `json:"group,omitempty"` // that it has worked for
+	Term        uint64 `json:"term"`            // the highest heard of in it
 
 	// Session is the one to take up. What follows is then left out.
 	Session string `json:"session,omitempty"`
@@ -92,8 +94,10 @@ type down struct {
 
 type welcome struct {
 	Session string        `json:"session"`
+	Group   string        `json:"group,omitempty"`
 	Term    uint64        `json:"term"`
 	Lease   time.Duration `json:"lease"`
+	Members []string      `json:"members,omitempty"` // as in leadership
 	// Got is the number of the last report that has arrived.
 	Got uint64 `json:"got,omitempty"`
 }
