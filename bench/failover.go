@@ -19,7 +19,7 @@ import (
 // what is measured is what has to be done again, and not the machine.
 const (
 	failoverElements = 1200
-	failoverSleep    = 80 * time.Second // over all elements and steps
+	failoverSleep    = 60 * time.Second // over all elements and steps
 	failoverHosts    = 3                // JobManagers, and as many TaskManagers of two slots
 )
 

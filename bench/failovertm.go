@@ -15,7 +15,7 @@ import (
 var intervals = []int{40, 80, 130}
 
 // hopeless is after how many times its usual time a job is given up.
-const hopeless = 5
+const hopeless = 3
 
 // managers adds a row for each interval.
 func (b *failoverBench) managers(ctx context.Context, what string, t *table) error {

@@ -11,6 +11,11 @@
 // bears failures, kills and hostile peers, and what it shows of its work. Their
 // pipelines' functions run in this test's own program, started as a worker.
 //
-// The tests run when the flag -itests says which: go, python, java, behaviour, or
-// several with commas. `make itest-go` and its sisters prepare what they need.
+// What becomes of jobs when processes and machines die is in the files failover_*:
+// a Trestle of many processes on hosts of its own (package fleet), pipelines that
+// show what was lost, doubled or done again (package jobs), and what clients hear,
+// judged by porcupine.
+//
+// The tests run when the flag -itests says which: go, python, java, behaviour,
+// failover, or several with commas. `make itest-go` and its sisters prepare what they need.
 package itests

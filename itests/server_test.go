@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	chosen   = flag.String("itests", "", "which tests to run: go, python, java, behaviour, comma separated")
+	chosen   = flag.String("itests", "", "which tests to run: go, python, java, behaviour, failover, comma separated")
 	quick    = flag.Bool("quick", false, "run only some tests of each suite")
 	binary   = flag.String("trestle", "../bin/trestle", "the trestle program")
 	endpoint = flag.String("endpoint", "", "HOST:PORT of a running job endpoint to test in place of trestle")
