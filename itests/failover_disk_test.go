@@ -280,32 +280,30 @@ func (r *rig) replace(n *fleet.Node) error {
 	return n.Ready(ctx)
 }
 
-// mustAgree lets each JobManager lead in turn, and compares what they hold the
-// state to be: it is the hash of all that was ever decided.
+// mustAgree waits until all JobManagers are at one place of the log, and
+// compares the hashes of what it folds to.
 func (r *rig) mustAgree(t *testing.T) {
 	t.Helper()
-	seen := map[string]string{}
-	err := fleet.Await(t.Context(), 30*time.Second, "all JobManagers have the same state", func() bool {
-		for _, n := range r.Of(fleet.JobManager) {
-			leader, _ := r.leader()
-			if leader != n && leader.Transfer(t.Context(), n) != nil {
+	var s *fleet.Standing
+	err := fleet.Await(t.Context(), 30*time.Second, "all JobManagers are at one place of the log", func() bool {
+		var err error
+		if s, err = r.Status(t.Context(), r.Of(fleet.JobManager)...); err != nil {
+			return false
+		}
+		for _, m := range s.Members {
+			if m.Error != "" || m.State == "" || m.Applied != s.Members[0].Applied {
 				return false
 			}
-			s, err := r.Status(t.Context(), n)
-			if err != nil || s.Leader() != n.Name {
-				return false
-			}
-			seen[n.Name] = s.State
 		}
 		return true
 	})
 	if err != nil {
-		t.Error(err)
+		t.Errorf("%v: %+v", err, s)
+		return
 	}
-	first := r.Of(fleet.JobManager)[0]
-	for name, state := range seen {
-		if state != seen[first.Name] {
-			t.Errorf("%s holds the state %s, %s %s", name, state, first.Name, seen[first.Name])
+	for _, m := range s.Members {
+		if m.State != s.Members[0].State {
+			t.Errorf("at %d of the log, %s holds the state %s, %s %s", m.Applied, m.Name, m.State, s.Members[0].Name, s.Members[0].State)
 		}
 	}
 }

@@ -13,11 +13,12 @@ import (
 // A Standing is what the leader says of its group.
 type Standing struct {
 	Term    uint64
-	Applied uint64 // place in the log
-	State   string // hash of what the log folds to there
 	Members []struct {
-		Name   string
-		Leader bool
+		Name    string
+		Leader  bool
+		Applied uint64 // its place in the log
+		State   string // hash of what the log folds to there
+		Error   string // why it didn't say
 	}
 	TaskManagers []string
 }
@@ -51,7 +52,8 @@ func (f *Fleet) admin(ctx context.Context, ask []*Node, args ...string) ([]byte,
 
 // Status asks the leader that these nodes know of.
 func (f *Fleet) Status(ctx context.Context, ask ...*Node) (*Standing, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	// The leader asks all members, and waits some seconds for one that is silent.
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := f.admin(ctx, ask, "status", "--json")
 	if err != nil {
