@@ -52,6 +52,9 @@ func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[stri
 		for _, a := range b.actions {
 			d.do(a, managers)
 		}
+		for _, tm := range b.idle {
+			tm.MayLeave()
+		}
 		for _, reply := range b.replies {
 			if reply.to != nil {
 				reply.to <- reply.err

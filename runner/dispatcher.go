@@ -103,7 +103,7 @@ func New(cfg Config) *Dispatcher {
 func (d *Dispatcher) Run(ctx context.Context) error {
 	defer close(d.stopped)
 	defer d.board.abandon()
-	l := &loop{d: d, state: catalog.NewState(), seen: schedule.NewSeen(), managers: map[string]TaskManager{}}
+	l := &loop{d: d, state: catalog.NewState(), seen: schedule.NewSeen(), managers: map[string]TaskManager{}, leaving: map[string]Leaver{}}
 	if err := d.journal.Replay(ctx, l.state.Apply); err != nil {
 		return err
 	}

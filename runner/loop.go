@@ -30,6 +30,7 @@ type loop struct {
 	state    *catalog.State
 	seen     *schedule.Seen
 	managers map[string]TaskManager // for look-ups
+	leaving  map[string]Leaver      // those that drain and are yet to be told that they can leave
 	next     batch                  // what goes with the next decision
 	// giveUpAt is when TaskManagers that have not joined by then are lost; zero
 	// once it is known who is there.
@@ -41,6 +42,7 @@ type batch struct {
 	records []catalog.Record
 	actions []schedule.Action
 	joins   []TaskManager // before the actions
+	idle    []Leaver      // can leave then
 	replies []answer
 	jobs    []catalog.JobID // accepted by it
 }
@@ -52,7 +54,7 @@ type answer struct {
 }
 
 func (b *batch) empty() bool {
-	return len(b.records) == 0 && len(b.actions) == 0 && len(b.joins) == 0 && len(b.replies) == 0
+	return len(b.records) == 0 && len(b.actions) == 0 && len(b.joins) == 0 && len(b.idle) == 0 && len(b.replies) == 0
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -101,6 +103,12 @@ func (l *loop) decide(ctx context.Context) (wake catalog.Instant, err error) {
 	b := l.next
 	l.next = batch{}
 	b.records, b.actions = got.Records, got.Actions
+	for name, tm := range l.leaving {
+		if l.seen.Idle(l.state, name) {
+			b.idle = append(b.idle, tm)
+			delete(l.leaving, name)
+		}
+	}
 	if b.empty() {
 		return got.WakeAt, nil
 	}
@@ -203,6 +211,7 @@ func (j joining) tell(ctx context.Context, l *loop) {
 func (l *loop) join(ctx context.Context, j joining) {
 	name := j.tm.Name()
 	l.managers[name] = j.tm
+	delete(l.leaving, name) // it says so again
 	l.next.joins = append(l.next.joins, j.tm)
 	runs := make([]schedule.RunningTask, len(j.has.Running))
 	for i, r := range j.has.Running {
@@ -263,6 +272,7 @@ func (x lost) tell(_ context.Context, l *loop) {
 		return // its successor has joined already
 	}
 	delete(l.managers, name)
+	delete(l.leaving, name)
 	l.d.board.drop(name)
 	l.seen.LostManager(name, catalog.At(time.Now()))
 }
@@ -288,6 +298,9 @@ func (r report) tell(_ context.Context, l *loop) {
 		l.seen.Failed(catalog.JobID(r.Failed.Job), f, lostParts)
 	case r.Draining:
 		l.seen.Draining(r.by.Name())
+		if tm, waits := r.by.(Leaver); waits {
+			l.leaving[tm.Name()] = tm
+		}
 	}
 }
 

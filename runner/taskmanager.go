@@ -37,3 +37,12 @@ type TaskManager interface {
 	// until it joins again.
 	Reports() <-chan task.Report
 }
+
+// A Leaver is a TaskManager that, having said that it drains, waits to be told
+// that it can leave.
+type Leaver interface {
+	TaskManager
+	// MayLeave says that it runs nothing, and that nobody will miss what it holds
+	// and keeps.
+	MayLeave()
+}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"trestle/internal/blobstore"
 	"trestle/internal/bucket"
 	"trestle/internal/cluster"
 	"trestle/internal/replica"
@@ -31,13 +30,6 @@ func (n *Node) joinAway(cfg taskSideConfig) (err error) {
 		return err
 	}
 	cfg.Artifacts, cfg.Open = fetchedFiles{n.files}, n.files.Get
-	if n.cfg.BlobStore != "" {
-		b, err := openBucket(n.cfg.BlobStore)
-		if err != nil {
-			return err
-		}
-		cfg.Open = blobstore.In(b).Get
-	}
 	if n.cfg.ShuffleStore != "" {
 		if cfg.Store, err = openBucket(n.cfg.ShuffleStore); err != nil {
 			return err
@@ -107,7 +99,8 @@ func openBucket(url string) (*bucket.Bucket, error) {
 }
 
 // work runs a TaskManager for others until ctx ends. Then it takes no new
-// tasks, lets what runs finish, and says goodbye.
+// tasks, lets what runs finish, serves what it holds until nobody has to read it
+// any more, and says goodbye.
 func (n *Node) work(ctx context.Context) error {
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -122,30 +115,12 @@ func (n *Node) work(ctx context.Context) error {
 	defer cancel()
 	if err := n.client.Drain(patience); err != nil {
 		n.log.Warn("stopping before all tasks have ended", "err", err)
+	} else if err := n.client.AwaitIdle(patience); err != nil {
+		n.log.Warn("stopping before all that is kept here was read; what is needed is made again", "err", err)
 	}
-	n.waitForReaders(patience)
 	if err := n.client.Leave(patience); err != nil {
 		n.log.Warn("the JobManager was not told of the end", "err", err)
 	}
 	stop()
 	return <-ended
-}
-
-// waitForReaders serves what this TaskManager holds until nobody has to read it
-// any more.
-func (n *Node) waitForReaders(ctx context.Context) {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		has, err := n.side.TaskManager.Inventory(ctx)
-		if err != nil || len(has.Held) == 0 {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			n.log.Warn("stopping before all that is kept here was read; what is needed is made again")
-			return
-		}
-	}
 }

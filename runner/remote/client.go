@@ -76,6 +76,9 @@ type link struct {
 	out     *outbox // reports
 	in      inbox
 	lists   *borrower
+	// mayLeave is the leader's word that nobody needs the TaskManager any more.
+	// Guarded by the Client's mu.
+	mayLeave bool
 }
 
 // NewClient returns a Client; its goroutines belong to Run.

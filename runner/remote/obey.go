@@ -130,6 +130,11 @@ func (c *Client) obey(l *link, b json.RawMessage) error {
 		local.ReleaseJob(cmd.ReleaseJob)
 	case cmd.Peers != nil:
 		c.meetPeers(cmd.Peers)
+	case cmd.MayLeave:
+		c.mu.Lock()
+		l.mayLeave = true
+		c.notify()
+		c.mu.Unlock()
 	default:
 		return errors.New("it says nothing")
 	}
@@ -196,7 +201,7 @@ func (c *Client) Lookup(ctx context.Context, name string) (string, error) {
 
 // Drain tells the leader that the TaskManager wants no new tasks, and waits
 // until all that run have ended and the leader knows it. What they wrote is
-// still served: see Leave.
+// still served: see AwaitIdle and Leave.
 func (c *Client) Drain(ctx context.Context) error {
 	c.mu.Lock()
 	if !c.draining {
@@ -213,6 +218,13 @@ func (c *Client) Drain(ctx context.Context) error {
 		n, _ := c.link.out.waiting()
 		return n == 0
 	})
+}
+
+// AwaitIdle waits, after Drain, until the leader has said that nobody will miss
+// what the TaskManager holds and keeps: partitions, output that is read while it
+// is written, and queues.
+func (c *Client) AwaitIdle(ctx context.Context) error {
+	return c.await(ctx, "wait for those who need what is here", func() bool { return c.link != nil && c.link.mayLeave })
 }
 
 // Leave ends the session for good: what the TaskManager holds is gone for its

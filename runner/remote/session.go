@@ -131,6 +131,9 @@ func (s *Session) Release(job string, dataset jobgraph.DatasetID, partitions []t
 // ReleaseJob forgets all there is of a job.
 func (s *Session) ReleaseJob(job string) { s.say(command{ReleaseJob: job}) }
 
+// MayLeave tells a TaskManager that drains that nobody needs it any more.
+func (s *Session) MayLeave() { s.say(command{MayLeave: true}) }
+
 // say queues a command that is small by its nature.
 func (s *Session) say(c command) {
 	if err := s.trySay(c); err != nil {

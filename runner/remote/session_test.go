@@ -20,8 +20,8 @@ import (
 
 // Both ends are what they stand for.
 var (
-	_ runner.TaskManager = (*Session)(nil)
-	_ Local              = (*task.TaskManager)(nil)
+	_ runner.Leaver = (*Session)(nil)
+	_ Local         = (*task.TaskManager)(nil)
 )
 
 // What a Dispatcher says arrives at the TaskManager as it was said, and what
@@ -347,6 +347,12 @@ func TestDrain(t *testing.T) {
 	local.reports <- task.Report{Finished: &task.Finished{ID: id(1)}}
 	receive(t, s.Reports())
 	if err := receive(t, drained); err != nil {
+		t.Fatal(err)
+	}
+	idle := make(chan error, 1)
+	go func() { idle <- c.AwaitIdle(within(t)) }()
+	s.MayLeave()
+	if err := receive(t, idle); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Leave(within(t)); err != nil {

@@ -111,6 +111,7 @@ type command struct {
 	Release    *release    `json:"release,omitempty"`
 	ReleaseJob string      `json:"releaseJob,omitempty"`
 	Peers      *peerChange `json:"peers,omitempty"`
+	MayLeave   bool        `json:"mayLeave,omitempty"`
 }
 
 type release struct {
