@@ -26,7 +26,7 @@ const (
 // failover measures what the end of processes costs a job: a leader's, and
 // TaskManagers' again and again.
 func failover(ctx context.Context, w *workshop, o *options) ([]table, error) {
-	if err := w.build(ctx, w.client("failover"), "./itests/jobs/worker"); err != nil {
+	if err := w.build(ctx, w.client("failover"), "./itests/worker"); err != nil {
 		return nil, err
 	}
 	leaders := table{

@@ -113,7 +113,7 @@ var builtWorker struct {
 
 func buildWorker(path string) (string, error) {
 	builtWorker.Do(func() {
-		out, err := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "trestle/itests/jobs/worker").CombinedOutput()
+		out, err := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "trestle/itests/worker").CombinedOutput()
 		if err != nil {
 			builtWorker.err = fmt.Errorf("compile the worker: %w\n%s", err, out)
 		}
