@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -129,6 +130,15 @@ func (j *streamJob) move(to element.Timestamp) {
 	}
 }
 
+// stay takes a task that doesn't look at the clock away from it.
+func (j *streamJob) stay(s *seat) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.seats = slices.DeleteFunc(j.seats, func(other *seat) bool { return other == s })
+	j.pending -= s.moves
+	s.moves = 0
+}
+
 // moved tells how often the clock has moved since it was asked.
 func (j *streamJob) moved(s *seat) int64 {
 	j.mu.Lock()
@@ -140,16 +150,9 @@ func (j *streamJob) moved(s *seat) int64 {
 
 // leave gives the seat up.
 func (j *streamJob) leave(s *seat) {
+	j.stay(s)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for i := range j.seats {
-		if j.seats[i] == s {
-			j.seats = append(j.seats[:i], j.seats[i+1:]...)
-			break
-		}
-	}
-	j.pending -= s.moves
-	s.moves = 0
 	if j.played {
 		j.look()
 	}

@@ -32,6 +32,7 @@ func (s *stream) play(ctx context.Context) error {
 	events := pay.GetEvents()
 	p := s.job.player(st.RootOrigin, tag, len(events)-1)
 	defer s.job.exit()
+	s.job.stay(s.seat)
 	mine := func(i int) bool { return alone || ownerOf(events[i], p.tags) == tag }
 	s.job.done(s.seat, s.received, element.MaxTimestamp)
 	s.received = 0
@@ -105,7 +106,8 @@ func (s *stream) playElements(ctx context.Context, elems []*pipepb.TestStreamPay
 	for _, x := range elems {
 		block = coders.AppendHeader(block, element.Timestamp(x.GetTimestamp()), 1, nil, coders.NoFiring)
 		enc := x.GetEncodedElement()
-		if !s.r.prog.Stream.Nested {
+		n, err := w.Elem().Skip(enc)
+		if !s.r.prog.Stream.Nested || err != nil || n != len(enc) {
 			enc = bundle.Nest(w.Elem(), enc)
 		}
 		if n, err := w.Elem().Skip(enc); err != nil || n != len(enc) {
