@@ -18,6 +18,7 @@ import (
 // of the one that leads adds the rest. It is safe for concurrent use.
 type Board struct {
 	messages Messages
+	accepted func(job string) // tells of jobs that were accepted; never nil
 
 	mu    sync.RWMutex
 	state *catalog.State
@@ -46,8 +47,13 @@ func NewBoard(messages Messages) *Board {
 	if messages == nil {
 		messages = noMessages{}
 	}
-	return &Board{messages: messages, state: catalog.NewState(), live: map[catalog.JobID]*live{}}
+	return &Board{messages: messages, accepted: func(string) {}, state: catalog.NewState(), live: map[catalog.JobID]*live{}}
 }
+
+// OnAccepted has f called with every job that is accepted, on whichever
+// JobManager, when the Board shows it; f must not wait, nor call the Board. It
+// must be called before the Board is told of anything.
+func (b *Board) OnAccepted(f func(job string)) { b.accepted = f }
 
 // Restore shows a state in place of what was shown, which it goes on from: the
 // one that the log has come to with the entry of that index. The Board owns it
@@ -61,6 +67,7 @@ func (b *Board) Restore(_ uint64, state *catalog.State) {
 		l := before[j.ID]
 		if l == nil {
 			l = newLive(j)
+			b.accepted(string(j.ID))
 		}
 		delete(before, j.ID)
 		b.live[j.ID] = l
@@ -177,6 +184,7 @@ func (b *Board) fold(r catalog.Record) {
 	if l == nil {
 		l = newLive(j)
 		b.live[j.ID] = l
+		b.accepted(string(j.ID))
 	}
 	at := j.Ended
 	switch r := r.(type) {

@@ -32,12 +32,12 @@ func TestStores(t *testing.T) {
 	t.Run("bucket", func(t *testing.T) {
 		dir := t.TempDir()
 		b := buckettest.Open(t, "file://"+dir, bucket.Options{})
-		testStore(t, In(b), func(hash string) error {
-			return os.WriteFile(filepath.Join(dir, "blobs", hash), []byte("onE"), 0o600)
+		testStore(t, In(b, owner("one")), func(hash string) error {
+			return os.WriteFile(filepath.Join(dir, "blobs", "one", hash), []byte("onE"), 0o600)
 		})
 	})
 	t.Run("s3", func(t *testing.T) {
-		testStore(t, In(buckettest.New(t).Open(t, bucket.Options{})), nil)
+		testStore(t, In(buckettest.New(t).Open(t, bucket.Options{}), owner("one")), nil)
 	})
 }
 
@@ -93,6 +93,68 @@ func testStore(t *testing.T, s Store, damage func(hash string) error) {
 	want(hashes[0], "one")
 	if _, err := s.Get(ctx, hashes[1]); !errors.Is(err, ErrNotFound) {
 		t.Errorf("get what was swept: %v", err)
+	}
+}
+
+func owner(name string) func() (string, error) {
+	return func() (string, error) { return name, nil }
+}
+
+// Who shares a bucket with others has blobs of its own in it, and sweeps no
+// others'. Before it is known who it is, it does nothing.
+func TestOwners(t *testing.T) {
+	ctx := t.Context()
+	b := buckettest.Open(t, "file://"+t.TempDir(), bucket.Options{})
+	one, two := In(b, owner("one")), In(b, owner("two"))
+	hashes, err := one.Put(ctx, []byte("content"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if has, err := two.Has(ctx, hashes[0]); err != nil || has {
+		t.Errorf("another's: %t, %v", has, err)
+	}
+	if err := two.Sweep(ctx, func(string, time.Time) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := one.Get(ctx, hashes[0]); err != nil || string(got) != "content" {
+		t.Errorf("after another's sweep: %q, %v", got, err)
+	}
+	unknown := errors.New("nobody yet")
+	nobody := In(b, func() (string, error) { return "", unknown })
+	if _, err := nobody.Put(ctx, []byte("content")); !errors.Is(err, unknown) {
+		t.Errorf("put by nobody: %v", err)
+	}
+	if err := nobody.Sweep(ctx, func(string, time.Time) bool { return false }); !errors.Is(err, unknown) {
+		t.Errorf("sweep by nobody: %v", err)
+	}
+}
+
+// A blob that is made young while a sweep looks at it stays, or is known to be
+// gone.
+func TestRenewWhileSweeping(t *testing.T) {
+	s := openDir(t, t.TempDir())
+	hashes, err := s.Put(t.Context(), []byte("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := make(chan bool, 1)
+	err = s.Sweep(t.Context(), func(string, time.Time) bool {
+		go func() {
+			has, _ := s.Renew(hashes[0])
+			renewed <- has
+		}()
+		select {
+		case has := <-renewed: // it was not held up
+			renewed <- has
+		case <-time.After(50 * time.Millisecond):
+		}
+		return false
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said, _ := s.Has(t.Context(), hashes[0]); <-renewed != said {
+		t.Errorf("Renew said that it is there: %t; it is: %t", !said, said)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 // look once more (Has) when their job is accepted and can't be swept any more.
 type Bucket struct {
 	bucket *bucket.Bucket
+	owner  func() (string, error)
 }
 
 var _ Store = (*Bucket)(nil)
@@ -32,18 +33,37 @@ const (
 	mostBytes = 1 << 30
 )
 
-// In returns the blobs of a bucket.
-func In(b *bucket.Bucket) *Bucket { return &Bucket{bucket: b} }
+// In returns the blobs that an owner has in a bucket, which may have others.
+// The owner's name is asked for when it is needed: it may not be known at first.
+func In(b *bucket.Bucket, owner func() (string, error)) *Bucket {
+	return &Bucket{bucket: b, owner: owner}
+}
+
+// prefix is what the keys of the owner's blobs begin with.
+func (s *Bucket) prefix() (string, error) {
+	owner, err := s.owner()
+	if err != nil {
+		return "", err
+	}
+	if owner == "" || strings.Contains(owner, "/") {
+		return "", fmt.Errorf("%q can't be the name of who keeps blobs in a bucket", owner)
+	}
+	return root + owner + "/", nil
+}
 
 // Put keeps blobs and returns their hashes, in order.
 func (s *Bucket) Put(ctx context.Context, blobs ...[]byte) ([]string, error) {
+	prefix, err := s.prefix()
+	if err != nil {
+		return nil, fmt.Errorf("put blob: %w", err)
+	}
 	hashes := make([]string, len(blobs))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, data := range blobs {
 		hashes[i] = HashOf(data)
 		// Also if it is there: a damaged one is so mended, and an old one young.
 		g.Go(func() error {
-			return s.bucket.Put(ctx, root+hashes[i], bytes.NewReader(data), int64(len(data)), false)
+			return s.bucket.Put(ctx, prefix+hashes[i], bytes.NewReader(data), int64(len(data)), false)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -52,17 +72,45 @@ func (s *Bucket) Put(ctx context.Context, blobs ...[]byte) ([]string, error) {
 	return hashes, nil
 }
 
+// open starts to read a blob.
+func (s *Bucket) open(ctx context.Context, hash string) (*bucket.Reader, error) {
+	if !isHash(hash) {
+		return nil, fmt.Errorf("%q is no SHA-256 in hexadecimal: %w", hash, ErrNotFound)
+	}
+	prefix, err := s.prefix()
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.bucket.Read(ctx, prefix+hash, 0, -1)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return nil, ErrNotFound
+	}
+	return r, err
+}
+
+// Open returns a blob as a stream, which isn't verified: who sends it on has it
+// verified at the other end.
+func (s *Bucket) Open(hash string) (io.ReadCloser, error) {
+	r, err := s.open(context.Background(), hash) // it gives up when nothing comes
+	if err != nil {
+		return nil, err
+	}
+	return stream{r}, nil
+}
+
+// A stream is a blob that is being read.
+type stream struct{ *bucket.Reader }
+
+func (s stream) Close() error {
+	s.Reader.Close()
+	return nil
+}
+
 // Get returns a blob. The error is ErrNotFound or ErrDamaged when it is that.
 func (s *Bucket) Get(ctx context.Context, hash string) ([]byte, error) {
-	if !isHash(hash) {
-		return nil, fmt.Errorf("get blob %q: that is no SHA-256 in hexadecimal: %w", hash, ErrNotFound)
-	}
-	r, err := s.bucket.Read(ctx, root+hash, 0, -1)
-	if errors.Is(err, bucket.ErrNotFound) {
-		return nil, fmt.Errorf("get blob %s: %w", hash, ErrNotFound)
-	}
+	r, err := s.open(ctx, hash)
 	if err != nil {
-		return nil, fmt.Errorf("get blob %s: %w", hash, err)
+		return nil, fmt.Errorf("get blob %.80s: %w", hash, err)
 	}
 	defer r.Close()
 	if r.Size() > mostBytes {
@@ -83,13 +131,21 @@ func (s *Bucket) Has(ctx context.Context, hash string) (bool, error) {
 	if !isHash(hash) {
 		return false, nil
 	}
-	return s.bucket.Has(ctx, root+hash)
+	prefix, err := s.prefix()
+	if err != nil {
+		return false, err
+	}
+	return s.bucket.Has(ctx, prefix+hash)
 }
 
-// Sweep removes every blob that keep doesn't want.
+// Sweep removes every blob of the owner that keep doesn't want.
 func (s *Bucket) Sweep(ctx context.Context, keep func(hash string, put time.Time) bool) error {
-	err := s.bucket.List(ctx, root, func(o bucket.Object) error {
-		hash := strings.TrimPrefix(o.Key, root)
+	prefix, err := s.prefix()
+	if err != nil {
+		return fmt.Errorf("sweep blobs: %w", err)
+	}
+	err = s.bucket.List(ctx, prefix, func(o bucket.Object) error {
+		hash := strings.TrimPrefix(o.Key, prefix)
 		if !isHash(hash) || keep(hash, o.Written) {
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,9 @@ import (
 // A Dir is a directory of blobs, each a file that its owner alone can read.
 type Dir struct {
 	dir string
+	// sweeping is held by who makes a blob young, and taken whole by who looks
+	// how old one is and removes it.
+	sweeping sync.RWMutex
 }
 
 var _ Store = (*Dir)(nil)
@@ -121,6 +125,8 @@ func (s *Dir) Renew(hash string) (bool, error) {
 	if !isHash(hash) {
 		return false, nil
 	}
+	s.sweeping.RLock()
+	defer s.sweeping.RUnlock()
 	_, err := s.read(hash)
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) {
 		return false, nil
@@ -155,21 +161,23 @@ func (s *Dir) Sweep(_ context.Context, keep func(hash string, put time.Time) boo
 		if !isHash(e.Name()) {
 			continue
 		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("sweep blobs: %w", err)
-		}
-		if keep(e.Name(), info.ModTime()) {
-			continue
-		}
-		if err := os.Remove(s.path(e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.sweepOne(e.Name(), keep); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("sweep blobs: %w", err)
 		}
 	}
 	return nil
+}
+
+// sweepOne removes a blob unless keep wants it. Nobody makes it young meanwhile
+// and takes it for kept.
+func (s *Dir) sweepOne(hash string, keep func(hash string, put time.Time) bool) error {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	info, err := os.Stat(s.path(hash))
+	if err != nil || keep(hash, info.ModTime()) {
+		return err
+	}
+	return os.Remove(s.path(hash))
 }
 
 // An Incoming is a blob on its way in. Exactly one of Commit and Abort ends it;
@@ -219,7 +227,9 @@ func (in *Incoming) finish(hash string) error {
 	f := in.file
 	err := errors.Join(f.Sync(), f.Close())
 	if err == nil {
+		in.store.sweeping.RLock()
 		err = os.Rename(f.Name(), in.store.path(hash))
+		in.store.sweeping.RUnlock()
 	}
 	if err == nil {
 		in.file = nil

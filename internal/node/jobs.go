@@ -34,9 +34,11 @@ type jobs struct {
 	side  *taskSide // nil where tasks run elsewhere
 	// share has those who may lead after us keep what a job needs; nil where
 	// there is nobody else, or one store for all.
-	share    func(ctx context.Context, s *jobservice.Submission, blobs []string) error
-	log      *slog.Logger
-	accepted func(id string) // a job was accepted; must not wait
+	share func(ctx context.Context, s *jobservice.Submission, blobs []string) error
+	// fetch gets a job's blobs from those who have them; nil like share.
+	fetch func(ctx context.Context, job string, blobs ...string) error
+	files func(job string) []string // the names of the artifacts that it has staged
+	log   *slog.Logger
 	// submitting is held by those who store a job and then have it accepted, and
 	// taken whole by who removes blobs that belong to no job.
 	submitting sync.RWMutex
@@ -91,6 +93,7 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 		return err
 	}
 	run := newStoredJob(s.Name, plan, s.Options)
+	run.ID, run.Artifacts = s.ID, h.files(s.ID)
 	runBytes, err := run.marshal()
 	if err != nil {
 		return err
@@ -137,7 +140,7 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 	if err != nil {
 		return err
 	}
-	h.accepted(s.ID)
+	h.restore(context.WithoutCancel(ctx), s.ID, pipeline, runBytes)
 	if h.side == nil {
 		return nil
 	}
@@ -146,6 +149,23 @@ func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
 		h.log.Info("workers of a new job are not started yet", "job", s.ID, "err", err)
 	}
 	return nil
+}
+
+// restore puts what was taken for nobody's, by another process that didn't know
+// of the job yet, while it was accepted. From here on all know whose it is.
+func (h *jobs) restore(ctx context.Context, id string, blobs ...[]byte) {
+	for _, b := range blobs {
+		if j, err := h.board.Job(id); err != nil || j.State.Terminal() {
+			return // what is gone has gone rightly
+		}
+		has, err := h.blobs.Has(ctx, blobstore.HashOf(b))
+		if err == nil && !has {
+			_, err = h.blobs.Put(ctx, b)
+		}
+		if err != nil {
+			h.log.Warn("whether all that a new job needs is still there can't be told", "job", id, "err", err)
+		}
+	}
 }
 
 // restart is the job's own strategy; its details are the server's where the
@@ -262,6 +282,11 @@ func (h *jobs) Pipeline(ctx context.Context, id string) (*pipepb.Pipeline, error
 		return nil, houseError(err)
 	}
 	b, err := h.blobs.Get(ctx, j.Pipeline)
+	if err != nil && h.fetch != nil {
+		if err = h.fetch(ctx, id, j.Pipeline); err == nil {
+			b, err = h.blobs.Get(ctx, j.Pipeline)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -21,17 +21,13 @@ import (
 )
 
 func (n *Node) openStores() (err error) {
-	dir, err := blobstore.Open(n.path("blobs"))
-	if err != nil {
+	if n.blobs, err = blobstore.Open(n.path("blobs")); err != nil {
 		return err
 	}
-	n.blobs, n.blobDir = dir, dir
 	if n.cfg.BlobStore != "" {
-		b, err := openBucket(n.cfg.BlobStore)
-		if err != nil {
+		if n.blobs, err = n.bucketBlobs(n.cfg.BlobStore); err != nil {
 			return err
 		}
-		n.blobs = blobstore.In(b)
 	}
 	n.artifacts, err = artifact.New(n.path("artifacts"), artifact.Options{MaxFileBytes: int64(n.cfg.MaxArtifactSize)})
 	if err != nil {
@@ -48,13 +44,14 @@ func (n *Node) openStores() (err error) {
 
 // joinJobSide makes what a JobManager has.
 func (n *Node) joinJobSide() error {
+	n.caretaker = newCaretaker(n)
+	n.board.OnAccepted(n.caretaker.accepted)
 	if err := n.openLog(); err != nil {
 		return err
 	}
 	n.lead = &lead{board: n.board, group: raftGroup{n.raft}, peers: n.peers}
 	n.lead.take(nil)
-	n.caretaker = newCaretaker(n)
-	n.jobs = &jobs{cfg: n.cfg, lead: n.lead, board: n.board, blobs: n.blobs, side: n.side, log: n.log, accepted: n.caretaker.accepted}
+	n.jobs = &jobs{cfg: n.cfg, lead: n.lead, board: n.board, blobs: n.blobs, side: n.side, files: n.artifacts.Names, log: n.log}
 	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log})
 	if n.cfg.Role == Embedded {
 		return nil
@@ -138,10 +135,10 @@ func (n *Node) joinGroup() error {
 	n.server.Handle(n.lead.methods()...)
 	n.server.Handle(n.sessions.Methods()...)
 	n.server.Handle(n.memberMethods()...)
-	shelves := replica.ShelvesOf(n.blobDir, n.artifacts)
+	shelves := replica.ShelvesOf(n.blobs, n.artifacts)
 	n.server.Handle(replica.Methods(shelves)...)
 	n.replicator = replica.New(shelves, n.peers, n.others)
-	n.jobs.share = n.share
+	n.jobs.share, n.jobs.fetch = n.share, n.fetchBlobs
 	return nil
 }
 

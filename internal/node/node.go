@@ -54,7 +54,6 @@ type Node struct {
 	members    []raftmeta.Member // that found the group
 	board      *runner.Board
 	blobs      blobstore.Store // pipelines, and what runs of them
-	blobDir    *blobstore.Dir  // is blobs, unless an object store is
 	artifacts  *artifact.Store
 	messages   *joblog.Store
 	lead       *lead

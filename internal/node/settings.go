@@ -93,7 +93,7 @@ var Settings = []Setting{
 		func(c *Config) field { return value(&c.Join, "bool", strconv.ParseBool) }},
 	{"jobmanagers", "HOST:PORT,…", "Cluster addresses of JobManagers; one that lives is enough.",
 		func(c *Config) field { return text(&c.JobManagers) }},
-	{"blob-store", "URL", "Object store for pipelines and plans that all processes share (s3://BUCKET?prefix=DIR/, file:///DIR on a shared disk); the same for each. Default: JobManagers keep copies for each other.",
+	{"blob-store", "URL", "Object store for pipelines and plans that all JobManagers share (s3://BUCKET?prefix=DIR/, file:///DIR on a shared disk); the same for each. TaskManagers ask JobManagers. Default: JobManagers keep copies for each other.",
 		func(c *Config) field { return text(&c.BlobStore) }},
 	{"shuffle-store", "URL", "Object store for what tasks have written, so that it outlives their TaskManager; the same for each. Default: each TaskManager's disk.",
 		func(c *Config) field { return text(&c.ShuffleStore) }},

@@ -20,9 +20,15 @@ import (
 // secrets, because workers need them; the blob store is readable by its owner
 // alone.
 type storedJob struct {
+	// ID is the job's. It makes the blob the job's alone: it can go with the
+	// job's end, whoever submits an equal one.
+	ID      string
 	Name    string
 	Plan    *fusion.Plan
 	Options *structpb.Struct
+	// Artifacts are the names of the files that the client staged, for members
+	// of the group that have the blob and not yet those.
+	Artifacts []string
 
 	settings func() jobservice.Settings // what of Options is meant for the runner; read once
 	secrets  func() *strings.Replacer   // hides the secrets of Options; nil if there are none
@@ -50,13 +56,26 @@ func newStoredJob(name string, plan *fusion.Plan, options *structpb.Struct) *sto
 }
 
 type storedJobJSON struct {
-	Name    string          `json:"name"`
-	Plan    *fusion.Plan    `json:"plan"`
-	Options json.RawMessage `json:"options,omitempty"`
+	ID        string          `json:"id,omitempty"`
+	Name      string          `json:"name"`
+	Plan      *fusion.Plan    `json:"plan"`
+	Options   json.RawMessage `json:"options,omitempty"`
+	Artifacts []string        `json:"artifacts,omitempty"`
+}
+
+// artifactsOf reads no more of a stored job than the names of its artifacts.
+func artifactsOf(b []byte) ([]string, error) {
+	var j struct {
+		Artifacts []string `json:"artifacts"`
+	}
+	if err := json.Unmarshal(b, &j); err != nil {
+		return nil, fmt.Errorf("decode stored job: %w", err)
+	}
+	return j.Artifacts, nil
 }
 
 func (s *storedJob) marshal() ([]byte, error) {
-	j := storedJobJSON{Name: s.Name, Plan: s.Plan}
+	j := storedJobJSON{ID: s.ID, Name: s.Name, Plan: s.Plan, Artifacts: s.Artifacts}
 	if s.Options != nil {
 		b, err := protojson.Marshal(s.Options)
 		if err != nil {
@@ -78,7 +97,9 @@ func unmarshalStoredJob(b []byte) (*storedJob, error) {
 			return nil, fmt.Errorf("decode stored options: %w", err)
 		}
 	}
-	return newStoredJob(j.Name, j.Plan, options), nil
+	s := newStoredJob(j.Name, j.Plan, options)
+	s.ID, s.Artifacts = j.ID, j.Artifacts
+	return s, nil
 }
 
 // stored keeps the jobs that this process runs at hand.

@@ -56,6 +56,8 @@ type taskSide struct {
 	server      *fnapi.Server
 	budget      *membudget.Budget
 	network     *network.Server // of what is kept here, for others
+	store       *blob.Driver    // of what is kept in an object store; nil without
+	log         *slog.Logger
 }
 
 // newTaskSide opens listeners and directories. Run closes them.
@@ -73,7 +75,7 @@ func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
 			return nil, err
 		}
 	}
-	s := &taskSide{stored: newStored(cfg.Open)}
+	s := &taskSide{stored: newStored(cfg.Open), log: cfg.Log}
 	lanes := workerLanes(cfg.Slots)
 	var err error
 	var addr string
@@ -106,7 +108,8 @@ func (s *taskSide) joinShuffle(cfg taskSideConfig, shuffleDir, spillDir string) 
 	pipes := memory.New(memory.Config{Budget: s.budget, Dir: spillDir})
 	drivers := map[string]driver.Driver{shuffle.Blocking: disk, shuffle.Pipelined: pipes}
 	if cfg.Store != nil {
-		drivers[shuffle.Stored] = blob.New(cfg.Store, blob.Config{Budget: s.budget, Dir: spillDir})
+		s.store = blob.New(cfg.Store, blob.Config{Budget: s.budget, Dir: spillDir})
+		drivers[shuffle.Stored] = s.store
 	}
 	tc := task.Config{
 		Name:     cfg.Name,
@@ -175,7 +178,23 @@ func (s *taskSide) Run(ctx context.Context) error {
 		defer stop()
 		err := s.TaskManager.Run(ctx)
 		s.pool.Close()
+		s.closeStore()
 		return err
 	})
 	return g.Wait()
+}
+
+// storeWithin is how long deleting what nobody wants any more may hold up the end.
+const storeWithin = 5 * time.Second
+
+// closeStore has what was released deleted from the object store.
+func (s *taskSide) closeStore() {
+	if s.store == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeWithin)
+	defer cancel()
+	if err := s.store.Close(ctx); err != nil {
+		s.log.Warn("shuffle objects that nobody needs are left in the object store", "err", err)
+	}
 }

@@ -76,9 +76,18 @@ type Incoming interface {
 // Shelves are the stores of a process by kind.
 type Shelves map[Kind]Shelf
 
-// ShelvesOf are those of a JobManager.
-func ShelvesOf(blobs *blobstore.Dir, artifacts *artifact.Store) Shelves {
-	return Shelves{Blob: blobShelf{blobs}, Artifact: artifactShelf{artifacts}}
+// ShelvesOf are those of a JobManager. Blobs are given out from where they are;
+// what is in an object store is nobody's copy, and only a *blobstore.Dir takes
+// copies in.
+func ShelvesOf(blobs blobstore.Store, artifacts *artifact.Store) Shelves {
+	s := Shelves{Artifact: artifactShelf{artifacts}}
+	switch blobs := blobs.(type) {
+	case *blobstore.Dir:
+		s[Blob] = blobShelf{blobs}
+	case *blobstore.Bucket:
+		s[Blob] = bucketShelf{blobs}
+	}
+	return s
 }
 
 // of is the shelf of a kind that came from outside.
@@ -135,6 +144,35 @@ func (s blobShelf) Receive(string) (Incoming, error) {
 func (s blobShelf) Adopt(_ string, hashes []string) (missing []string, err error) {
 	for _, h := range hashes {
 		has, err := s.dir.Renew(h)
+		if err != nil {
+			return nil, err
+		}
+		if !has {
+			missing = append(missing, h)
+		}
+	}
+	return missing, nil
+}
+
+// A bucketShelf gives out blobs of an object store, to those who have no way to
+// it.
+type bucketShelf struct{ bucket *blobstore.Bucket }
+
+func (s bucketShelf) Open(hash string) (io.ReadCloser, error) {
+	r, err := s.bucket.Open(hash)
+	if errors.Is(err, blobstore.ErrNotFound) {
+		return nil, fs.ErrNotExist
+	}
+	return r, err
+}
+
+func (s bucketShelf) Receive(string) (Incoming, error) {
+	return nil, errors.New("blobs are in an object store here, which takes no copies")
+}
+
+func (s bucketShelf) Adopt(_ string, hashes []string) (missing []string, err error) {
+	for _, h := range hashes {
+		has, err := s.bucket.Has(context.Background(), h)
 		if err != nil {
 			return nil, err
 		}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"trestle/internal/blobstore"
+	"trestle/internal/bucket"
+	"trestle/internal/bucket/buckettest"
 	"trestle/internal/cluster"
 	"trestle/jobservice/artifact"
 
@@ -462,5 +464,36 @@ func TestForgetWhileFetching(t *testing.T) {
 	c.Close()
 	if _, err := os.Stat(c.path(item)); err == nil {
 		t.Error("it is there")
+	}
+}
+
+// What is in an object store that only JobManagers reach is given out by them;
+// copies of it are not taken in.
+func TestBucketShelf(t *testing.T) {
+	n := &node{t: t, dir: t.TempDir()}
+	n.open(1 << 20)
+	objects := buckettest.Open(t, "file://"+t.TempDir(), bucket.Options{})
+	blobs := blobstore.In(objects, func() (string, error) { return "group", nil })
+	n.shelves = ShelvesOf(blobs, n.artifacts)
+	n.serve()
+	content := noise(600 << 10)
+	hashes, err := blobs.Put(t.Context(), content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := newCache(t, t.TempDir(), 1<<20, n)
+	if got, err := cache.Get(t.Context(), hashes[0]); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes: %v", len(got), err)
+	}
+	absent := blobstore.HashOf([]byte("absent"))
+	missing, err := n.shelves.adopt("job", Items(Blob, hashes[0], absent))
+	if err != nil || len(missing) != 1 || missing[0].Hash != absent {
+		t.Errorf("missing %v: %v", missing, err)
+	}
+	if _, err := n.shelves[Blob].Receive("job"); err == nil {
+		t.Error("a copy is taken in")
+	}
+	if _, err := n.shelves[Blob].Open(absent); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("open what is not there: %v", err)
 	}
 }
