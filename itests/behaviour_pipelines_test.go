@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,24 +27,24 @@ import (
 // run in workers, which are other processes: they speak with the test by files.
 
 func init() {
-	register.DoFn2x0[[]byte, func(int)](&numbersFn{})
-	register.DoFn2x0[[]byte, func([]byte)](&blobsFn{})
-	register.DoFn2x0[int, func(int)](&crashFn{})
-	register.DoFn2x1[int, func(int), error](&failFn{})
-	register.DoFn3x0[context.Context, int, func(int)](&measureFn{})
-	register.DoFn2x0[int, func(int)](&waitFn{})
-	register.DoFn2x0[int, func(int)](&slowFn{})
-	register.DoFn2x0[[]byte, func(int)](&luggageFn{})
-	register.DoFn2x1[[]byte, func([]byte), error](&paceFn{})
-	register.DoFn2x1[int, func(*string) bool, error](&gatherFn{})
-	register.DoFn2x0[int, func(string, int)](&keyFn{})
-	register.DoFn2x1[string, func(*int) bool, string](&sumFn{})
+	beam.RegisterType(reflect.TypeFor[numbersFn]())
+	beam.RegisterType(reflect.TypeFor[blobsFn]())
+	beam.RegisterType(reflect.TypeFor[crashFn]())
+	beam.RegisterType(reflect.TypeFor[failFn]())
+	beam.RegisterType(reflect.TypeFor[measureFn]())
+	beam.RegisterType(reflect.TypeFor[waitFn]())
+	beam.RegisterType(reflect.TypeFor[slowFn]())
+	beam.RegisterType(reflect.TypeFor[luggageFn]())
+	beam.RegisterType(reflect.TypeFor[paceFn]())
+	beam.RegisterType(reflect.TypeFor[gatherFn]())
+	beam.RegisterType(reflect.TypeFor[keyFn]())
+	beam.RegisterType(reflect.TypeFor[sumFn]())
 	register.Emitter1[int]()
 	register.Emitter1[[]byte]()
 	register.Emitter2[string, int]()
 	register.Iter1[string]()
 	register.Iter1[int]()
-	register.DoFn2x1[string, func(*[]byte) bool, string](&blobCheckFn{})
+	beam.RegisterType(reflect.TypeFor[blobCheckFn]())
 	register.Iter1[[]byte]()
 	register.Function1x1(decimal)
 	register.Function1x2(blobKey)

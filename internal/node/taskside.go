@@ -118,6 +118,7 @@ func (s *taskSide) joinShuffle(cfg taskSideConfig, shuffleDir, spillDir string) 
 		Budget:   s.budget,
 		Workers:  s.workers,
 		Plans:    s.stored,
+		Hide:     s.stored.hide,
 		SpillDir: spillDir,
 	}
 	if cfg.Peer != nil {

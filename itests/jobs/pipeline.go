@@ -6,6 +6,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -17,12 +18,12 @@ import (
 )
 
 func init() {
-	register.DoFn3x1[*sdf.LockRTracker, []byte, func(int64), error](&sourceFn{})
-	register.DoFn2x1[[]byte, func(string), error](&saltFn{})
-	register.DoFn2x1[int64, func(int64, string), error](&drawFn{})
-	register.DoFn4x1[int64, func(*string) bool, func(*string) bool, func(int64, string), error](&firstFn{})
-	register.DoFn2x2[int64, func(*string) bool, string, error](&secondFn{})
-	register.DoFn2x1[int, func(*string) bool, error](&publishFn{})
+	beam.RegisterType(reflect.TypeFor[sourceFn]())
+	beam.RegisterType(reflect.TypeFor[saltFn]())
+	beam.RegisterType(reflect.TypeFor[drawFn]())
+	beam.RegisterType(reflect.TypeFor[firstFn]())
+	beam.RegisterType(reflect.TypeFor[secondFn]())
+	beam.RegisterType(reflect.TypeFor[publishFn]())
 	register.Emitter1[int64]()
 	register.Emitter1[string]()
 	register.Emitter2[int64, string]()

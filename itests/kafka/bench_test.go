@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,6 @@ import (
 	"trestle/transforms/kafka"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/fetch"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -27,7 +27,7 @@ const (
 	benchBytes      = 90 // and keys of 10
 )
 
-func init() { register.DoFn2x0[[]byte, []byte](&countFn{}) }
+func init() { beam.RegisterType(reflect.TypeFor[countFn]()) }
 
 // counted is what countFn has seen, in this process.
 var counted atomic.Int64

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -20,8 +21,8 @@ import (
 )
 
 func init() {
-	register.DoFn3x0[beam.EventTime, kafka.Message, func(int, string)](&lineFn{})
-	register.DoFn2x2[int, func(*string) bool, int, error](&fileFn{})
+	beam.RegisterType(reflect.TypeFor[lineFn]())
+	beam.RegisterType(reflect.TypeFor[fileFn]())
 	register.Function2x1(pairText)
 	register.Emitter2[int, string]()
 	register.Iter1[string]()

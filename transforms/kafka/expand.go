@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"trestle/jobservice/expansion"
@@ -290,7 +291,7 @@ type standInFn struct{}
 func (*standInFn) ProcessElement([]byte, func([]byte, []byte)) {}
 
 func init() {
-	register.DoFn2x0[[]byte, func([]byte, []byte)](&standInFn{})
+	beam.RegisterType(reflect.TypeFor[standInFn]())
 	register.Emitter2[[]byte, []byte]()
 }
 

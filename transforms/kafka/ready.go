@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -23,8 +24,8 @@ func init() {
 	register.Function1x2(byChunk)
 	register.Function2x1(keyText)
 	register.Function2x2(countLine)
-	register.DoFn2x1[string, func(*Message) bool, error](&dumpFn{})
-	register.DoFn3x1[beam.Window, int, func(*string) bool, error](&countsFn{})
+	beam.RegisterType(reflect.TypeFor[dumpFn]())
+	beam.RegisterType(reflect.TypeFor[countsFn]())
 	register.Iter1[Message]()
 	register.Iter1[string]()
 }

@@ -13,9 +13,9 @@ import (
 )
 
 func init() {
-	register.DoFn3x1[context.Context, []byte, func(Piece), error](&resolveFn{})
-	register.DoFn4x1[context.Context, *tracker, Piece, func(beam.EventTime, beam.T, beam.U), error](&pairsFn{})
-	register.DoFn4x1[context.Context, *tracker, Piece, func(beam.EventTime, Message), error](&messagesFn{})
+	beam.RegisterType(reflect.TypeFor[resolveFn]())
+	beam.RegisterType(reflect.TypeFor[pairsFn]())
+	beam.RegisterType(reflect.TypeFor[messagesFn]())
 	register.Emitter1[Piece]()
 	register.Emitter3[beam.EventTime, beam.T, beam.U]()
 	register.Emitter2[beam.EventTime, Message]()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"trestle/jobservice/expansion"
@@ -14,8 +15,8 @@ import (
 )
 
 func init() {
-	register.DoFn4x1[context.Context, *tracker, Piece, func(beam.EventTime, BytesRow), error](&bytesRowsFn{})
-	register.DoFn4x1[context.Context, *tracker, Piece, func(beam.EventTime, TextRow), error](&textRowsFn{})
+	beam.RegisterType(reflect.TypeFor[bytesRowsFn]())
+	beam.RegisterType(reflect.TypeFor[textRowsFn]())
 	register.Emitter2[beam.EventTime, BytesRow]()
 	register.Emitter2[beam.EventTime, TextRow]()
 }

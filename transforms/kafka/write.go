@@ -7,16 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	"github.com/segmentio/kafka-go/compress"
 )
 
 func init() {
-	register.DoFn3x1[context.Context, beam.T, beam.U, error](&writeFn{})
+	beam.RegisterType(reflect.TypeFor[writeFn]())
 }
 
 // A Sink says where to write.
