@@ -67,6 +67,11 @@ func (c *Client) doubt(addr, group string, term uint64) error {
 func (c *Client) hear(members []string) {
 	if len(members) > 0 && len(members) <= maxTold && !slices.Equal(members, c.told) {
 		c.told = members
+		if c.cfg.Lines != nil {
+			for _, addr := range members { // from now on, not from when they are dialled
+				c.cfg.Lines.expect(c.cfg.Connections.To(addr))
+			}
+		}
 		c.notify()
 	}
 }

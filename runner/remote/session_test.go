@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -403,6 +404,13 @@ func TestNewMember(t *testing.T) {
 	lines := NewLines("tm1", 0)
 	c, _ := run(t, newRecorder("tm1"), ClientConfig{Lines: lines}, first.addr)
 	first.join(t)
+	// Who is heard of later gets what is said after that.
+	for limit := within(t); !slices.Contains(c.JobManagers(), later.addr); {
+		if limit.Err() != nil {
+			t.Fatal("the new member is not heard of")
+		}
+		time.Sleep(time.Millisecond)
+	}
 	lines.Append("j", joblog.Entry{Text: "hello"})
 	if text := receive(t, got); text != "hello" {
 		t.Errorf("%q", text)
