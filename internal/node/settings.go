@@ -47,7 +47,7 @@ func (s Setting) Of(c *Config) interface {
 var roles = map[string]Role{
 	"job-addr": JobManager, "job-tls-addr": JobManager, "name": 0, "cluster-addr": JobManager, "data-addr": TaskManager,
 	"advertise": 0, "members": JobManager, "join": JobManager, "jobmanagers": TaskManager,
-	"blob-store": 0, "shuffle-store": TaskManager, "lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
+	"blob-store": JobManager, "shuffle-store": TaskManager, "lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
 	"memory": 0,
 	"slots":  TaskManager, "workers-per-environment": TaskManager, "worker-start-timeout": TaskManager,
 	"exchange-mode": JobManager, "restart-strategy": JobManager, "restart-attempts": JobManager,
