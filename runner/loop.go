@@ -354,6 +354,8 @@ func failureKind(c task.Cause) catalog.FailureKind {
 	case task.CauseUser:
 		return catalog.FailureUser
 	case task.CauseWorker:
+	case task.CauseDisk:
+		return catalog.FailureDisk
 		return catalog.FailureWorker
 	case task.CausePartition:
 		return catalog.FailurePartition

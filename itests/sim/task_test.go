@@ -102,7 +102,7 @@ func (a *attempt) readSides(i int) {
 
 func (a *attempt) work() {
 	if a.m.c.w.Chance(a.m.c.failing) {
-		kind := []catalog.FailureKind{catalog.FailureUser, catalog.FailureWorker, catalog.FailureRunner}[a.m.w.Rand.IntN(3)]
+		kind := []catalog.FailureKind{catalog.FailureUser, catalog.FailureWorker, catalog.FailureRunner, catalog.FailureDisk}[a.m.w.Rand.IntN(4)]
 		a.after(a.m.w.Between(0, time.Second), func() { a.fail(kind, nil) })
 		return
 	}

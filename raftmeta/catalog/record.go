@@ -191,14 +191,17 @@ type FailureKind string
 const (
 	FailureUser      FailureKind = "user"         // the user's code raised
 	FailureWorker    FailureKind = "worker"       // an SDK worker died or broke the protocol
-	FailureRunner    FailureKind = "runner"       // disk full and the like
+	FailureRunner    FailureKind = "runner"       // what is nobody else's
+	FailureDisk      FailureKind = "disk"         // its TaskManager's disk is full; others may have room
 	FailurePartition FailureKind = "partition"    // an input was missing or corrupt; not the task's fault
 	FailureLost      FailureKind = "task manager" // the TaskManager, or its memory of the task, is gone
 )
 
 // Blameless reports whether the failed task itself did nothing wrong, so that
 // the try doesn't count against its restart strategy.
-func (k FailureKind) Blameless() bool { return k == FailurePartition || k == FailureLost }
+func (k FailureKind) Blameless() bool {
+	return k == FailurePartition || k == FailureLost || k == FailureDisk
+}
 
 // A Failure is why something was reset or a job ended.
 type Failure struct {

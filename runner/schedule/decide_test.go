@@ -321,6 +321,9 @@ func (w *world) finish(d *datadriven.TestData) error {
 			continue
 		}
 		id := jobgraph.DatasetID(arg.Key)
+	if ran := w.seen.running[runKey{r.Job, id}]; ran != nil {
+		r.Started = ran.since
+	}
 		parts := strings.Split(arg.Vals[0], "/")
 		o, err := output(j, id, parts)
 		if err != nil {

@@ -43,6 +43,7 @@ func (e finished) decide(c *call) {
 	}
 	if t.Second > 0 {
 		c.stray = true // the other attempt is to stop
+		c.outrun(j, t, e.r.Task, ran)
 	}
 	r := *e.r
 	var missing jobgraph.DatasetID
@@ -211,7 +212,7 @@ func (e failed) decide(c *call) {
 		return
 	}
 	if ran != nil {
-		c.trouble(ran.manager, e.job, e.f)
+		c.trouble(ran.manager, e.job, &e.f)
 	}
 	if e.f.Kind != catalog.FailurePartition && c.otherRuns(j, e.f.Task) {
 		return // what it comes to, the other attempt decides

@@ -42,8 +42,9 @@ type Policy struct {
 	// lost TaskManager, a corrupt partition); default 16.
 	Losses int
 	// SlowAfter is how long a task may take whatever others took, before a second
-	// attempt of it is started in a slot that is idle; default 30 s. Less than zero:
-	// there are no second attempts.
+	// attempt of it is started in a slot that is idle; default 2 s, so that what is
+	// over in a moment isn't judged by what else its machine had to do in that
+	// moment. Less than zero: there are no second attempts.
 	SlowAfter time.Duration
 	// HistoryJobs, HistoryTasks and HistoryBytes bound the ended jobs that are
 	// remembered, by their number, by the number of their tasks, and by the size
@@ -61,7 +62,7 @@ func (p Policy) WithDefaults() Policy {
 	setDefault(&p.TasksPerSlot, 32)
 	setDefault(&p.KeyGroups, 128)
 	setDefault(&p.Losses, 16)
-	setDefault(&p.SlowAfter, 30*time.Second)
+	setDefault(&p.SlowAfter, 2*time.Second)
 	setDefault(&p.HistoryJobs, 1000)
 	setDefault(&p.HistoryTasks, 200_000)
 	setDefault(&p.HistoryBytes, 64<<20)

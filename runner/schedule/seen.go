@@ -31,6 +31,7 @@ type manager struct {
 
 	troubles  []trouble // of late, the oldest first; see shun.go
 	shunned   catalog.Instant
+	outruns   []trouble // likewise
 	shunnings int
 }
 

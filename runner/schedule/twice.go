@@ -13,7 +13,8 @@ import (
 // startTwice gives slots that nobody else wants to second attempts of tasks
 // that take much longer than others of their stage did, on another
 // TaskManager: it may be that theirs is slow. The first to finish counts; the
-// other is stopped, and what it wrote is freed.
+// other is stopped, and what it wrote is freed. Who has more to read than others
+// may take longer by as much.
 //
 // Only stages that stand alone in their region are looked at. What one task
 // hands to another as it is written belongs to both, and of two columns at once
@@ -43,7 +44,7 @@ func standsAlone(j *catalog.Job, stage int) bool {
 // doubleSlow starts second attempts of a stage's slow tasks.
 func (c *call) doubleSlow(j *catalog.Job, stage int) {
 	st, js := j.Stages[stage], c.seen.job(j)
-	t := js.usual(stage, st)
+	t := js.usual(j, stage)
 	if !t.ok {
 		return
 	}
@@ -52,13 +53,12 @@ func (c *call) doubleSlow(j *catalog.Job, stage int) {
 		return
 	}
 	t.look = 0
-	slow := max(c.policy.SlowAfter, slowFactor*t.median)
 	free := slices.DeleteFunc(c.open(1), func(m *manager) bool { return m.free == 0 })
 	for _, r := range c.runningOf(j, st.Stage) {
 		if len(free) == 0 || len(free) == 1 && free[0] == r.manager {
 			continue // whoever frees a slot asks again
 		}
-		if at := r.since.Add(slow); c.now < at {
+		if at := r.since.Add(max(c.policy.SlowAfter, t.slow(r.id.Index))); c.now < at {
 			if t.look == 0 || at < t.look {
 				t.look = at
 			}
@@ -104,34 +104,93 @@ const slowFactor = 3
 type took struct {
 	finished int
 	median   time.Duration
+	bytes    int64   // that one of them read: the median, too
+	reads    []int64 // bytes that each task reads, by index
 	ok       bool
 	look     catalog.Instant // none is slow before
 }
 
+// slow is how long the task takes if it is slow.
+func (t *took) slow(index int) time.Duration {
+	usual := slowFactor * float64(t.median)
+	if t.bytes > 0 {
+		usual *= max(1, float64(t.reads[index])/float64(t.bytes))
+	}
+	return time.Duration(min(usual, float64(24*time.Hour)))
+}
+
 // usual tells how long finished tasks of the stage took. It is counted again when
 // a few more have finished: what ten thousand took is not sorted for each.
-func (js *jobSeen) usual(stage int, st *catalog.Stage) *took {
-	t := &js.took[stage]
-	if t.finished == 0 || st.Finished < t.finished || st.Finished > t.finished+t.finished/16 {
-		*t = took{finished: st.Finished}
-		t.median, t.ok = median(st)
+func (js *jobSeen) usual(j *catalog.Job, stage int) *took {
+	t, st := &js.took[stage], j.Stages[stage]
+	if t.finished == 0 || len(t.reads) != len(st.Tasks) || st.Finished < t.finished || st.Finished > t.finished+t.finished/16 {
+		*t = took{finished: st.Finished, reads: reads(j, st)}
+		var spans []time.Duration
+		var bytes []int64
+		for i := range st.Tasks {
+			if d := st.Tasks[i].Done; d != nil && d.Started > 0 {
+				spans, bytes = append(spans, d.Ended.Sub(d.Started)), append(bytes, t.reads[i])
+			}
+		}
+		if t.ok = len(spans) > 0; t.ok {
+			slices.Sort(spans)
+			slices.Sort(bytes)
+			t.median, t.bytes = spans[len(spans)/2], bytes[len(bytes)/2]
+		}
 	}
 	return t
 }
 
-// median is how long the finished tasks of a stage took.
-func median(st *catalog.Stage) (time.Duration, bool) {
-	var all []time.Duration
-	for i := range st.Tasks {
-		if d := st.Tasks[i].Done; d != nil && d.Started > 0 {
-			all = append(all, d.Ended.Sub(d.Started))
+// reads is about how many bytes each task of a stage has to read, side inputs not
+// counted: of these all read the same.
+func reads(j *catalog.Job, st *catalog.Stage) []int64 {
+	all := make([]int64, len(st.Tasks))
+	for _, in := range st.Inputs {
+		sum := catalog.NewSketchSum(j.Subpartitions(in.Dataset))
+		writers := j.Stages[j.StageAt(j.Dataset(in.Dataset).Producer)].Tasks
+		whole := make([]int64, len(writers))
+		for p := range writers {
+			if writers[p].Done == nil {
+				continue // it is made again, and its readers are to stop
+			}
+			for _, o := range writers[p].Done.Outputs {
+				if o.Dataset == in.Dataset {
+					sum.Add(o.Sketch)
+					whole[p] = o.Bytes
+				}
+			}
+		}
+		by := whole
+		if in.Reading == catalog.ReadRange {
+			by = sum.BySub()
+		}
+		for i := 0; i+1 < len(in.Cuts) && i < len(all); i++ {
+			all[i] += total(by[min(in.Cuts[i], len(by)):min(in.Cuts[i+1], len(by))])
 		}
 	}
-	if len(all) == 0 {
-		return 0, false
+	return all
+}
+
+// outrun notes that a second attempt has finished in a fraction of the time that
+// the first has had, and asks who ran the first. One whom others outrun with tasks
+// of several stages is left alone for a while: what is left of a job isn't to wait
+// for it stage by stage.
+func (c *call) outrun(j *catalog.Job, t *catalog.Task, second catalog.TaskID, ran *running) {
+	first := second
+	first.Attempt = t.Attempt
+	slow := c.seen.running[runKey{j.ID, first}]
+	if second.Attempt != t.Second || ran == nil || slow == nil || slow.manager == ran.manager {
+		return
 	}
-	slices.Sort(all)
-	return all[len(all)/2], true
+	if c.now.Sub(slow.since) < slowFactor*c.now.Sub(ran.since) {
+		return // it may be the task
+	}
+	m := slow.manager
+	m.outruns = c.addTrouble(m.outruns, j.ID, second.Stage)
+	if len(m.outruns) >= outrunsToShun && several(m.outruns) {
+		m.outruns = nil
+		c.shun(m)
+	}
 }
 
 // otherRuns reports whether another attempt of the task runs that may yet

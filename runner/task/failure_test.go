@@ -3,8 +3,10 @@ package task_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"trestle/coders"
@@ -71,6 +73,16 @@ func TestCauses(t *testing.T) {
 		f := r.end(s.ID).Failed
 		if f == nil || f.Cause != task.CausePartition || len(f.Lost) != 1 || f.Lost[0].Dataset != "d1" || f.Lost[0].Attempt != 1 {
 			t.Errorf("%+v, want the lost partition d1 0#1", f)
+		}
+	})
+	t.Run("disk", func(t *testing.T) {
+		r := newRig(t, grouped, options{plans: plansFunc(func(context.Context) (*fusion.Plan, error) {
+			return nil, &os.PathError{Op: "write", Path: "plan", Err: syscall.ENOSPC}
+		})})
+		s := r.spec("s1", 0, 1, 1)
+		r.start(s)
+		if f := r.end(s.ID).Failed; f == nil || f.Cause != task.CauseDisk || !strings.Contains(f.Message, "no space left") {
+			t.Errorf("%+v, want the disk's fault", f)
 		}
 	})
 	t.Run("worker", func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"trestle/fnapi"
 	"trestle/runner/bundle"
@@ -291,6 +292,8 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 	case errors.As(err, &user):
 		f.Cause, f.Message = CauseUser, r.userMessage(user.Text)
 	}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		f.Cause = CauseDisk
 	return f
 }
 

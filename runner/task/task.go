@@ -79,7 +79,8 @@ const (
 	CauseUser      Cause = "user"      // the user's code raised; Message has it
 	CauseWorker    Cause = "worker"    // an SDK worker died or broke the protocol
 	CausePartition Cause = "partition" // an input partition is missing or corrupt: Lost
-	CauseRunner    Cause = "runner"    // disk full and the like
+	CauseDisk      Cause = "disk"      // the TaskManager's disk is full
+	CauseRunner    Cause = "runner"    // what is nobody else's
 	CauseKeeper    Cause = "keeper"    // who keeps the stage's queue can't be reached, or has none
 	CauseCanceled  Cause = "canceled"
 )
