@@ -32,6 +32,11 @@ func (b *Board) announce(index uint64, r catalog.Record) {
 		post(r.At, slog.LevelInfo, "job %q is accepted: %d stages in %d regions", r.Name, len(r.Graph.Stages), len(r.Graph.Regions))
 	case *catalog.ParallelismChosen:
 		post(r.At, slog.LevelDebug, "region %s: number of tasks %s", r.Region, r.Why)
+	case *catalog.InputBound:
+		post(r.At, slog.LevelInfo, "what stage %s reads is settled", r.Stage)
+		for _, note := range r.Notes {
+			post(r.At, slog.LevelWarn, "%s", note)
+		}
 	case *catalog.TasksReset:
 		again := "at once"
 		if r.Delay > 0 {

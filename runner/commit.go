@@ -12,7 +12,7 @@ import (
 // commitAll makes decisions durable, in order, and then does what they want.
 // What was decided while one batch was being written goes into the next
 // together.
-func (d *Dispatcher) commitAll(ctx context.Context) error {
+func (d *Dispatcher) commitAll(ctx context.Context, sources *binder) error {
 	managers := map[string]TaskManager{} // for look-ups; a lost one is called in vain
 	for {
 		var todo []batch
@@ -31,7 +31,7 @@ func (d *Dispatcher) commitAll(ctx context.Context) error {
 	}
 }
 
-func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[string]TaskManager) error {
+func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[string]TaskManager, sources *binder) error {
 	var records []catalog.Record
 	for _, b := range todo {
 		records = append(records, b.records...)
@@ -50,7 +50,15 @@ func (d *Dispatcher) commit(ctx context.Context, todo []batch, managers map[stri
 			managers[tm.Name()] = tm
 		}
 		for _, a := range b.actions {
-			d.do(a, managers)
+			switch a := a.(type) {
+			case schedule.Bind:
+				sources.bind(ctx, a)
+			case schedule.ReleaseJob:
+				sources.forget(a.Job)
+				d.do(a, managers)
+			default:
+				d.do(a, managers)
+			}
 		}
 		for _, tm := range b.idle {
 			tm.MayLeave()
@@ -100,7 +108,7 @@ func column(a schedule.Start) []task.Spec {
 		specs[i] = task.Spec{
 			ID: fullID(a.Job, t.ID), Plan: string(a.Plan), Parallelism: t.Parallelism,
 			Slot: a.Slot, Queue: t.Queue, QueueAt: t.QueueAt,
-			Inputs: inputs(t.Inputs), SideInputs: inputs(t.SideInputs),
+			Inputs: inputs(t.Inputs), SideInputs: inputs(t.SideInputs), Impulse: t.Impulse,
 		}
 		for _, o := range t.Outputs {
 			specs[i].Outputs = append(specs[i].Outputs, task.Output{Dataset: o.Dataset, Subpartitions: o.Subpartitions})

@@ -33,6 +33,7 @@ type Config struct {
 	// tasks are to be started elsewhere.
 	TaskManagers []TaskManager
 	Policy       schedule.Policy // the zero value is good
+	Sources      Sources         // may be nil if no job reads from a bounded source
 	// Reconcile is how long those TaskManagers are waited for, after a start,
 	// that the log knows of; 0 is 5 s. Until then nothing is started and nothing
 	// is taken to be lost.
@@ -61,6 +62,7 @@ type Dispatcher struct {
 	journal   Journal
 	initial   []TaskManager
 	policy    schedule.Policy
+	sources   Sources
 	reconcile time.Duration
 	log       *slog.Logger
 
@@ -83,6 +85,7 @@ func New(cfg Config) *Dispatcher {
 	d := &Dispatcher{
 		journal: cfg.Journal, initial: cfg.TaskManagers, policy: cfg.Policy.WithDefaults(),
 		reconcile: cmp.Or(cfg.Reconcile, reconcileDefault), log: cfg.Log,
+		sources: cfg.Sources,
 		board:   cfg.Board,
 		inbox:   make(chan input, inboxSize),
 		commits: make(chan batch, commitsSize),
@@ -122,8 +125,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	l.giveUpAt = time.Now().Add(d.reconcile)
 	close(d.ready)
-	g.Go(func() error { return l.run(ctx) })       // alone touches state and seen
-	g.Go(func() error { return d.commitAll(ctx) }) // alone appends and acts
+	g.Go(func() error { return l.run(ctx) })                        // alone touches state and seen
+	g.Go(func() error { return d.commitAll(ctx, newBinder(d, g)) }) // alone appends and acts
 	if err := g.Wait(); !errors.Is(err, errEnded) {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"trestle/raftmeta/catalog"
@@ -334,13 +333,9 @@ func (d *Dispatcher) finished(f *task.Finished, at time.Time) *catalog.TaskFinis
 }
 
 func failure(f *task.Failed, at time.Time) (catalog.Failure, []schedule.Lost) {
-	message := f.Message
-	if len(message) > maxMessageBytes {
-		message = message[:maxMessageBytes/2] + "\n[…]\n" + message[len(message)-maxMessageBytes/2:]
-	}
 	c := catalog.Failure{
 		Kind: failureKind(f.Cause), Task: taskID(f.ID), At: catalog.At(at),
-		Message: strings.ToValidUTF8(message, "\uFFFD"), // as the journal will have it
+		Message: clipMessage(f.Message),
 	}
 	var lostParts []schedule.Lost
 	for _, p := range f.Lost {

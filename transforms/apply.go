@@ -29,6 +29,7 @@ type rewrite func(*graph.Graph, Options) (*graph.Graph, error)
 // collections, and transcoding after them, since it compares them.
 var rewrites = []rewrite{
 	testStreams,
+	bounds,
 	combines,
 	stableInputs,
 	splittables,

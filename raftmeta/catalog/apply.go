@@ -53,6 +53,8 @@ func (s *State) apply(r Record) error {
 		err = j.reset(r)
 	case *TaskDoubled:
 		err = j.double(r)
+	case *InputBound:
+		err = j.bind(r)
 	case *StopRequested:
 		err = j.stop(r)
 	case *JobEnded:
@@ -272,6 +274,23 @@ func (j *Job) double(r *TaskDoubled) error {
 		return fmt.Errorf("the task has a second attempt")
 	}
 	t.Second = r.Task.Attempt
+	return nil
+}
+
+func (j *Job) bind(r *InputBound) error {
+	at, ok := j.index.stages[r.Stage]
+	switch {
+	case !ok:
+		return fmt.Errorf("there is no stage %s", r.Stage)
+	case j.Graph.Stages[at].Bind == "":
+		return fmt.Errorf("stage %s has no source", r.Stage)
+	case j.Stages[at].Bounds != nil:
+		return fmt.Errorf("stage %s was bound before", r.Stage)
+	case len(r.Bounds) == 0:
+		return fmt.Errorf("no bounds are given")
+	}
+	j.Stages[at].Bounds = r.Bounds
+	j.metricsBytes += int64(len(r.Bounds))
 	return nil
 }
 

@@ -96,6 +96,22 @@ func doubled() []Record {
 	)
 }
 
+// sourced is a job that begins with a source, which is bound before its first
+// task.
+func sourced() []Record {
+	second := Instant(time.Second)
+	accepted := *story()[0].(*JobAccepted)
+	g := *accepted.Graph
+	g.Stages = slices.Clone(g.Stages)
+	s1 := *g.Stages[0]
+	s1.Bind = "trestle:bound_input:kafka:v1"
+	g.Stages[0], accepted.Graph = &s1, &g
+	return append([]Record{
+		&accepted,
+		&InputBound{Job: "j", Stage: "s1", At: 2 * second, Bounds: []byte(`{"ranges":[]}`), Notes: []string{"nothing is there"}},
+	}, story()[1:5]...)
+}
+
 func fold(t testing.TB, records []Record) *State {
 	t.Helper()
 	s := NewState()
@@ -163,11 +179,35 @@ func TestDoubled(t *testing.T) {
 	}
 }
 
+// What a source is bound to is said once, and stays whatever runs again.
+func TestBound(t *testing.T) {
+	records := sourced()
+	s := fold(t, records)
+	if got := string(s.Job("j").Stages[0].Bounds); got != `{"ranges":[]}` || s.Job("j").Stages[0].Tasks[0].Attempt != 1 {
+		t.Errorf("bounds %q", got)
+	}
+	other := &InputBound{Job: "j", Stage: "s1", Bounds: []byte("x")}
+	for want, r := range map[string]Record{
+		"bound before":  other,
+		"has no source": &InputBound{Job: "j", Stage: "s2", Bounds: []byte("x")},
+		"no stage s3":   &InputBound{Job: "j", Stage: "s3", Bounds: []byte("x")},
+		"no job x":      &InputBound{Job: "x", Stage: "s1", Bounds: []byte("x")},
+	} {
+		if err := s.Apply(r); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", r, err, want)
+		}
+	}
+	if err := fold(t, records[:1]).Apply(&InputBound{Job: "j", Stage: "s1"}); err == nil {
+		t.Error("a source was bound to nothing")
+	}
+}
+
 // A state is the same whether its records came at once, by way of the journal
 // or by way of a snapshot, and goes on the same.
 func TestRoundTrips(t *testing.T) {
 	roundTrips(t, slices.Concat(story(), managers()[:1], managers()[2:]))
 	roundTrips(t, doubled())
+	roundTrips(t, sourced())
 }
 
 func roundTrips(t *testing.T, records []Record) {
@@ -254,6 +294,7 @@ func TestGolden(t *testing.T) {
 		"records.v1":      withSnapshot(t, story()),
 		"taskmanagers.v1": withSnapshot(t, managers()),
 		"doubled.v1":      withSnapshot(t, doubled()),
+		"bound.v1":        withSnapshot(t, sourced()),
 	} {
 		t.Run(name, func(t *testing.T) { openGolden(t, filepath.Join("testdata", name), want) })
 	}

@@ -18,6 +18,7 @@ const (
 	kindTaskManagerJoined kind = 10
 	kindTaskManagerLost   kind = 11
 	kindTaskDoubled       kind = 12
+	kindInputBound        kind = 13
 )
 
 func (*JobAccepted) kind() kind       { return kindJobAccepted }
@@ -32,6 +33,7 @@ func (*TasksRestored) kind() kind     { return kindTasksRestored }
 func (*TaskManagerJoined) kind() kind { return kindTaskManagerJoined }
 func (*TaskManagerLost) kind() kind   { return kindTaskManagerLost }
 func (*TaskDoubled) kind() kind       { return kindTaskDoubled }
+func (*InputBound) kind() kind        { return kindInputBound }
 
 // newRecord returns an empty record of the kind, or nil.
 func newRecord(k kind) Record {
@@ -60,6 +62,8 @@ func newRecord(k kind) Record {
 		return &TaskManagerLost{}
 	case kindTaskDoubled:
 		return &TaskDoubled{}
+	case kindInputBound:
+		return &InputBound{}
 	}
 	return nil
 }
@@ -148,3 +152,7 @@ func (r *TaskManagerJoined) String() string { return fmt.Sprintf("join %s slots=
 func (r *TaskManagerLost) String() string   { return "lose " + r.Name }
 
 func (r *TaskDoubled) String() string { return fmt.Sprintf("double %s %s", r.Job, r.Task) }
+
+func (r *InputBound) String() string {
+	return fmt.Sprintf("bind %s %s: %d bytes", r.Job, r.Stage, len(r.Bounds))
+}

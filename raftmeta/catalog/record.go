@@ -195,6 +195,7 @@ const (
 	FailureDisk      FailureKind = "disk"         // its TaskManager's disk is full; others may have room
 	FailurePartition FailureKind = "partition"    // an input was missing or corrupt; not the task's fault
 	FailureLost      FailureKind = "task manager" // the TaskManager, or its memory of the task, is gone
+	FailureSource    FailureKind = "source"       // what a bounded source holds could not be found out
 )
 
 // Blameless reports whether the failed task itself did nothing wrong, so that
@@ -243,6 +244,18 @@ type TaskDoubled struct {
 	Task TaskID  `json:"task"` // the second attempt: one more than the first
 	At   Instant `json:"at"`
 	Why  string  `json:"why,omitempty"` // for people
+}
+
+// InputBound says what exactly a bounded source of a job is to be read from and
+// to. It is found out once, after the job was accepted: the stage starts with
+// these bounds as its one element, whoever leads and however often it runs.
+type InputBound struct {
+	Job   JobID            `json:"job"`
+	Stage jobgraph.StageID `json:"stage"`
+	At    Instant          `json:"at"`
+	// Bounds are the source's own business. They hold no secrets.
+	Bounds []byte   `json:"bounds"`
+	Notes  []string `json:"notes,omitempty"` // for the job's author
 }
 
 // A StopMode says how a running job is to end early.
@@ -315,6 +328,7 @@ func (r *JobForgotten) JobID() JobID      { return r.Job }
 func (r *JobRestored) JobID() JobID       { return r.State.ID }
 func (r *TasksRestored) JobID() JobID     { return r.Job }
 func (r *TaskDoubled) JobID() JobID       { return r.Job }
+func (r *InputBound) JobID() JobID        { return r.Job }
 func (*TaskManagerJoined) JobID() JobID   { return "" }
 func (*TaskManagerLost) JobID() JobID     { return "" }
 

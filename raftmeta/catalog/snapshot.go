@@ -76,7 +76,8 @@ func (s *State) restore(r *JobRestored) error {
 				return err
 			}
 		}
-		j.Stages[i] = &Stage{StageChoice: st.StageChoice, Queue: st.Queue, Tasks: make([]Task, st.Parallelism)}
+		j.metricsBytes += int64(len(st.Bounds))
+		j.Stages[i] = &Stage{StageChoice: st.StageChoice, Queue: st.Queue, Bounds: st.Bounds, Tasks: make([]Task, st.Parallelism)}
 	}
 	for i, g := range j.Regions {
 		if g == nil {

@@ -106,7 +106,7 @@ type Job struct {
 	Regions []*Region `json:"regions"` // parallel to Graph.Regions
 
 	finished     int   // stages all of whose tasks have finished
-	metricsBytes int64 // of the tasks that have finished
+	metricsBytes int64 // of the tasks that have finished, and of what sources are bound to
 	index        *graphIndex
 }
 
@@ -116,6 +116,7 @@ type Stage struct {
 	StageChoice
 	Finished int    `json:"finished,omitempty"` // tasks that have finished
 	Queue    uint32 `json:"queue,omitempty"`    // generation of the restriction queue
+	Bounds   []byte `json:"bounds,omitempty"`   // of a source that is bound, as InputBound has them; never changed
 	Tasks    []Task `json:"-"`                  // in snapshots, TasksRestored carries them
 }
 
@@ -164,8 +165,8 @@ type graphIndex struct {
 	regionOf []int // by stage
 }
 
-// MetricsBytes is the size of the metrics of the tasks that have finished: of
-// an ended job most of what it takes.
+// MetricsBytes is the size of the metrics of the tasks that have finished, and
+// of what sources are bound to: of an ended job most of what it takes.
 func (j *Job) MetricsBytes() int64 { return j.metricsBytes }
 
 // StageAt returns the number of the stage in Stages, or -1.

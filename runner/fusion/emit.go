@@ -163,6 +163,9 @@ func (s *stage) vertex() *jobgraph.Stage {
 	for _, out := range s.values() {
 		v.Outputs = append(v.Outputs, ids(out.datasets)...)
 	}
+	if s.kind == jobgraph.RootImpulse {
+		v.Bind = graph.BoundOf(s.by.Proto).GetUrn()
+	}
 	return v
 }
 

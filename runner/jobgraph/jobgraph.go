@@ -66,6 +66,10 @@ type Stage struct {
 	// in whatever order it comes: what one of their tasks has lost can be made
 	// again without running its readers again.
 	Deterministic bool `json:"deterministic,omitempty"`
+	// Bind is set of a RootImpulse stage that reads a bounded source, to the kind
+	// of source. What exactly it reads is found out once for the job, before the
+	// stage starts, and is its one element.
+	Bind string `json:"bind,omitempty"`
 
 	// Region and Head are filled by region.Compute.
 	Region RegionID `json:"region,omitempty"`

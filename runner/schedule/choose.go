@@ -49,10 +49,14 @@ func (c *call) toChoose(j *catalog.Job, region, slots int) bool {
 	return true
 }
 
-// inputsComplete reports whether all that the region reads from others is there.
+// inputsComplete reports whether all that the region reads from others is
+// there, and what it reads of bounded sources known.
 func inputsComplete(j *catalog.Job, region int) bool {
 	for _, id := range j.Graph.Regions[region].Stages {
 		spec := j.Graph.Stages[j.StageAt(id)]
+		if unbound(j, j.StageAt(id)) {
+			return false
+		}
 		for _, ids := range [][]jobgraph.DatasetID{spec.Inputs, spec.SideInputs} {
 			for _, d := range ids {
 				producer := j.StageAt(j.Dataset(d).Producer)

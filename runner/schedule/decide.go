@@ -45,6 +45,7 @@ type TaskSpec struct {
 	Inputs      []Input
 	SideInputs  []Input
 	Outputs     []catalog.OutputChoice
+	Impulse     []byte // what a source is bound to
 }
 
 // An Input is what a task reads of a dataset: sub-partitions [Lo, Hi) of the
@@ -88,6 +89,9 @@ func (a Start) String() string {
 	fmt.Fprintf(&b, "start %s on %s/%d:", a.Job, a.TaskManager, a.Slot)
 	for _, t := range a.Tasks {
 		fmt.Fprintf(&b, " %s", t.ID)
+		if t.Impulse != nil {
+			fmt.Fprintf(&b, " %s", t.Impulse)
+		}
 		for _, in := range t.Inputs {
 			fmt.Fprintf(&b, " %s", in)
 		}
@@ -163,6 +167,7 @@ func Decide(state *catalog.State, seen *Seen, policy Policy, now catalog.Instant
 	if !seen.known {
 		return c.out
 	}
+	c.bindSources()
 	c.chooseReady()
 	c.startReady()
 	c.stopStray()

@@ -25,6 +25,7 @@ import (
 //	job NAME [priority=N] [parallelism=N] [restart=KIND] [attempts=N] [delay=D] …     a submission; the graph is the input
 //	finish JOB TASK [dN=BYTES[/durable][/skew]] …
 //	fail JOB TASK kind=KIND [msg=TEXT] [lost=(d1/0#0,…)]
+//	bind JOB STAGE BOUNDS / unbind JOB STAGE MESSAGE
 //	cancel JOB / drain JOB
 //	at D                               the time is D after the start
 //	restart                            the JobManager starts again from its records
@@ -135,6 +136,8 @@ func (w *world) happen(t *testing.T, d *datadriven.TestData) error {
 		return w.finish(d)
 	case "fail":
 		return w.fail(t, d)
+	case "bind", "unbind":
+		w.bind(d, name)
 	case "cancel":
 		w.seen.StopRequested(&catalog.StopRequested{Job: catalog.JobID(name), At: w.now, Mode: catalog.StopCancel})
 	case "drain":
@@ -272,6 +275,8 @@ func parseGraph(text string) (*jobgraph.Graph, error) {
 				switch k {
 				case "in":
 					st.Inputs = ids
+				case "bind":
+					st.Bind = v
 				case "side":
 					st.SideInputs = ids
 				case "out":

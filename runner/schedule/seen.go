@@ -72,6 +72,7 @@ type jobSeen struct {
 	took     []took      // by stage; see twice.go
 	cursor   []int       // by region: all units before it are launched or done
 	slots    int         // that the job's tasks occupy
+	binding  []bool      // by stage: its source's bounds are being found out; nil when none
 	// unexplained are failures whose cause is yet to be told by other tasks; at
 	// most one for each task that was started.
 	unexplained []failed

@@ -254,7 +254,7 @@ func (c *call) placeTasks(w *waiting, ids []catalog.TaskID, on []*manager) Start
 func (w *waiting) spec(c *call, manager string, id catalog.TaskID) TaskSpec {
 	stage, index := w.j.StageAt(id.Stage), id.Index
 	spec, st := w.j.Graph.Stages[stage], w.j.Stages[stage]
-	t := TaskSpec{ID: id, Parallelism: st.Parallelism, Queue: st.Queue, Outputs: st.Outputs}
+	t := TaskSpec{ID: id, Parallelism: st.Parallelism, Queue: st.Queue, Outputs: st.Outputs, Impulse: st.Bounds}
 	if spec.Root == jobgraph.RootRestrictions {
 		t.QueueAt = w.js.queue(stage, st).at
 	}

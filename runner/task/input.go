@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"sync"
@@ -311,9 +312,13 @@ func (s *readSource) close() {
 	}
 }
 
-// impulse is the input of a stage that starts from nothing: one empty byte
-// string at the beginning of time, in the global window.
-type impulse struct{ given bool }
+// impulse is the input of a stage that starts from nothing, or from what a
+// source was bound to: one byte string at the beginning of time, in the global
+// window.
+type impulse struct {
+	value []byte
+	given bool
+}
 
 func (i *impulse) next(context.Context) (*bundle.Input, error) {
 	if i.given {
@@ -321,7 +326,8 @@ func (i *impulse) next(context.Context) (*bundle.Input, error) {
 	}
 	i.given = true
 	chunk := coders.AppendHeader(nil, element.MinTimestamp, 1, nil, coders.NoFiring)
-	chunk = append(chunk, 0) // the nested encoding of no bytes: their length
+	chunk = binary.AppendUvarint(chunk, uint64(len(i.value)))
+	chunk = append(chunk, i.value...)
 	return &bundle.Input{Chunks: [][]byte{chunk}, Elements: 1, Bytes: int64(len(chunk))}, nil
 }
 

@@ -3,8 +3,10 @@ package task
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"trestle/internal/membudget"
@@ -60,5 +62,21 @@ func TestBatchLimits(t *testing.T) {
 				t.Errorf("%d bytes are not given back", budget.Used())
 			}
 		})
+	}
+}
+
+// An impulse is one element behind its window's header, with its length.
+func TestImpulse(t *testing.T) {
+	for _, value := range []string{"", "where", strings.Repeat("x", 300)} {
+		in, err := (&impulse{value: []byte(value)}).next(t.Context())
+		if err != nil || in.Elements != 1 || len(in.Chunks) != 1 || in.Bytes != int64(len(in.Chunks[0])) {
+			t.Fatalf("%+v, %v", in, err)
+		}
+		// 8 bytes of time, 4 of the number of windows (a global one has no
+		// bytes), 1 of the pane.
+		length, n := binary.Uvarint(in.Chunks[0][13:])
+		if got := string(in.Chunks[0][13+n:]); got != value || int(length) != len(value) {
+			t.Errorf("%q, want %q", got, value)
+		}
 	}
 }

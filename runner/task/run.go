@@ -193,7 +193,7 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) (err error) {
 func (r *run) open(ctx context.Context) (input, error) {
 	switch r.prog.Node.Root {
 	case jobgraph.RootImpulse:
-		return &impulse{}, nil
+		return &impulse{value: r.spec.Impulse}, nil
 	case jobgraph.RootRead:
 		src, err := r.openRead(ctx)
 		if err != nil {

@@ -129,7 +129,7 @@ func (s *stream) open(ctx context.Context) error {
 // loop works until all is done.
 func (s *stream) loop(ctx context.Context) error {
 	if s.r.prog.Node.Root == jobgraph.RootImpulse {
-		in, _ := (&impulse{}).next(ctx) // it can't fail
+		in, _ := (&impulse{value: s.r.spec.Impulse}).next(ctx) // it can't fail
 		if err := s.root.add(in.Chunks[0], 1); err != nil {
 			return err
 		}

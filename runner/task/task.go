@@ -30,6 +30,9 @@ type Spec struct {
 	Inputs     []Input
 	SideInputs []Input
 	Outputs    []Output
+	// Impulse is the one element that a RootImpulse stage starts from, without
+	// its length: mostly no bytes.
+	Impulse []byte
 }
 
 // An Input is what the task reads of one dataset: sub-partitions [Lo, Hi) of
