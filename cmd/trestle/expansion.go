@@ -9,7 +9,6 @@ import (
 
 	"trestle/internal/node"
 	"trestle/jobservice/expansion"
-	"trestle/transforms/kafka"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -55,7 +54,7 @@ pipelines are built away from it. Stock wrappers need no more than its address:
 // serveExpansion serves until ctx ends.
 func serveExpansion(ctx context.Context, listener net.Listener) error {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.ConnectionTimeout(3*time.Second))
-	expansion.New(kafka.Provider{}).Register(server)
+	expansion.New(node.Transforms()).Register(server)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	select {

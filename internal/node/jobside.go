@@ -216,6 +216,7 @@ func (n *Node) takeLines(job, source string, seq uint64, entries []joblog.Entry)
 	return n.messages.Append(job, entries...)
 }
 
+	cfg.Sources = sources{n.blobs, n.jobs.fetch}
 // retired tells a lost office from a failure. Raft may say that it is lost
 // before ctx does.
 func (n *Node) retired(ctx context.Context, err error) error {

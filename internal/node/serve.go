@@ -9,7 +9,6 @@ import (
 
 	"trestle/jobservice"
 	"trestle/jobservice/expansion"
-	"trestle/transforms/kafka"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -34,7 +33,7 @@ func (n *Node) serveJobs(ctx context.Context) error {
 	)
 	server := grpc.NewServer(opts...)
 	n.jobService.Register(server)
-	expansion.New(kafka.Provider{}).Register(server)
+	expansion.New(Transforms()).Register(server)
 	failed := make(chan error, 2)
 	serving := 0
 	for _, l := range []net.Listener{n.ports.job, n.ports.jobTLS} {

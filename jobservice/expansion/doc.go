@@ -21,10 +21,11 @@ type Request struct {
 	// URN names the transform; of a schema transform it is the identifier.
 	URN    string
 	Config Row
-	// Inputs are the coders of what goes in, by tag, whose parts are in
-	// Components.
-	Inputs     map[string]string
-	Components *pipepb.Components
+	// Inputs are the coders of what goes in, by tag, and Collections what goes in;
+	// what they consist of is in Components.
+	Inputs      map[string]string
+	Collections map[string]string
+	Components  *pipepb.Components
 }
 
 // A Fragment is a transform that was built, as a pipeline of its own.

@@ -55,13 +55,13 @@ func (s *Service) expand(ctx context.Context, r *jobpb.ExpansionRequest) (*jobpb
 // request reads what a client wants.
 func (s *Service) request(r *jobpb.ExpansionRequest) (Request, error) {
 	spec := r.GetTransform().GetSpec()
-	out := Request{URN: spec.GetUrn(), Inputs: map[string]string{}, Components: r.GetComponents()}
+	out := Request{URN: spec.GetUrn(), Inputs: map[string]string{}, Collections: map[string]string{}, Components: r.GetComponents()}
 	for tag, id := range r.GetTransform().GetInputs() {
 		c := r.GetComponents().GetPcollections()[id]
 		if c == nil {
 			return out, fmt.Errorf("input %q is not in the request", tag)
 		}
-		out.Inputs[tag] = c.GetCoderId()
+		out.Inputs[tag], out.Collections[tag] = c.GetCoderId(), id
 	}
 	var schema *pipepb.Schema
 	var row []byte

@@ -81,14 +81,14 @@ func TestFormats(t *testing.T) {
 func TestOwnBatches(t *testing.T) {
 	for codec := range compress.Compression(5) {
 		out := outBatch{first: 1000}
-		out.add(1000, []byte("k"), nil)
-		out.add(1005, nil, []byte{})
-		out.add(990, []byte{}, []byte("a clock that went back"))
+		out.add(1000, []byte("k"), nil, nil)
+		out.add(1005, nil, []byte{}, []Header{{Key: "h", Value: []byte("1")}, {Key: "h"}})
+		out.add(990, []byte{}, []byte("a clock that went back"), nil)
 		b, err := out.encode(codec, 7, 1, 5)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := `[0 1000 "k" "" 1 1005 "" "" 2 1000 "" "a clock that went back"]`
+		want := `[0 1000 "k" "" 1 1005 "" "" 2 990 "" "a clock that went back"]`
 		if got := fmt.Sprint(records(t, b)); got != want {
 			t.Errorf("%s: %s, want %s", codec, got, want)
 		}

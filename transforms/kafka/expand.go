@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ const (
 	urnReadPlain    = "beam:transform:org.apache.beam:kafka_read_without_metadata:v1"
 	urnReadMetadata = "beam:transform:org.apache.beam:kafka_read_with_metadata:v1"
 	urnWrite        = "beam:transform:org.apache.beam:kafka_write:v1"
+	urnWriteRows    = "beam:transform:org.apache.beam:kafka_write_with_headers:v1"
 )
 
 // urnEnvironment is the environment of our transforms: the runner starts its own
@@ -28,15 +28,19 @@ const (
 const urnEnvironment = "trestle:env:harness:v1"
 
 // Provider offers this package's transforms to an expansion service.
-type Provider struct{}
+type Provider struct {
+	// ParseYAML reads the configurations of Managed; nil where there is no
+	// Managed.
+	ParseYAML func(text []byte, into any) error
+}
 
 // Transforms are those of the stock wrappers.
 func (Provider) Transforms() []string {
-	return []string{urnReadPlain, urnReadMetadata, urnWrite}
+	return []string{urnReadPlain, urnReadMetadata, urnWrite, urnWriteRows}
 }
 
 // Expand builds a transform.
-func (Provider) Expand(ctx context.Context, r expansion.Request) (expansion.Fragment, error) {
+func (p Provider) Expand(ctx context.Context, r expansion.Request) (expansion.Fragment, error) {
 	f := fields{row: r.Config}
 	switch r.URN {
 	case urnReadPlain:
@@ -45,8 +49,14 @@ func (Provider) Expand(ctx context.Context, r expansion.Request) (expansion.Frag
 		return expandRead(ctx, &f, true)
 	case urnWrite:
 		return expandWrite(ctx, &f, r)
+	case urnWriteRows:
+		return expandWriteRows(ctx, &f, r)
 	case schemaRead:
 		return expandSchemaRead(ctx, &f)
+	case schemaWrite:
+		return expandSchemaWrite(ctx, &f, r)
+	case schemaManaged:
+		return p.expandManaged(ctx, &f, r)
 	}
 	return expansion.Fragment{}, fmt.Errorf("%q is not known", r.URN)
 }
@@ -261,6 +271,7 @@ func build(ctx context.Context, p *beam.Pipeline) (expansion.Fragment, error) {
 	if err != nil {
 		return expansion.Fragment{}, err
 	}
+	describeImpulses(made.GetComponents())
 	f := expansion.Fragment{Pipeline: made, Inputs: map[string]string{}, Outputs: map[string]string{}}
 	read := map[string]bool{}
 	for _, t := range made.GetComponents().GetTransforms() {
@@ -281,6 +292,27 @@ func build(ctx context.Context, p *beam.Pipeline) (expansion.Fragment, error) {
 	return f, nil
 }
 
+// describeImpulses takes descriptions of replays from the readers of Impulses
+// to the Impulses: Python's SDK drops annotations of what it was given.
+func describeImpulses(c *pipepb.Components) {
+	impulses := map[string]*pipepb.PTransform{} // by output
+	for _, t := range c.GetTransforms() {
+		if t.GetSpec().GetUrn() == "beam:transform:impulse:v1" {
+			for _, id := range t.GetOutputs() {
+				impulses[id] = t
+			}
+		}
+	}
+	for _, t := range c.GetTransforms() {
+		for _, id := range t.GetInputs() {
+			if from, about := impulses[id], t.GetAnnotations()[annotationBound]; from != nil && about != nil {
+				from.Spec.Payload = about
+				delete(t.Annotations, annotationBound)
+			}
+		}
+	}
+}
+
 // standIn is the end of the name of what makes the collections that stand for a
 // client's.
 const standIn = ".standInFn"
@@ -293,62 +325,6 @@ func (*standInFn) ProcessElement([]byte, func([]byte, []byte)) {}
 func init() {
 	beam.RegisterType(reflect.TypeFor[standInFn]())
 	register.Emitter2[[]byte, []byte]()
-}
-
-// expandWrite writes what comes in to a topic.
-func expandWrite(ctx context.Context, f *fields, r expansion.Request) (expansion.Fragment, error) {
-	sink, err := ParseProducer(f.config("producer_config"))
-	sink.Topic = f.text("topic")
-	var errs []error
-	errs = append(errs, err, validTopic(sink.Topic))
-	var as [2]Deserializer
-	for i, part := range []string{"key", "value"} {
-		if as[i], err = parseClass(f.classOf(part+"_serializer", "Serializer"), "Serializer"); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", part, err))
-		}
-	}
-	errs = append(errs, pairsIn(r, as))
-	if err := f.err(errs...); err != nil {
-		return expansion.Fragment{}, err
-	}
-	p, s := beam.NewPipelineWithRoot()
-	in := beam.ParDo(s, &standInFn{}, beam.Impulse(s))
-	beam.ParDo0(s.Scope("kafka.Write"), &writeFn{Sink: sink, Short: [2]bool{as[0] == AsInteger, as[1] == AsInteger}}, in)
-	return build(ctx, p)
-}
-
-// writable are the coders of keys and values that can be written, and Kafka's
-// serializer that they ask for.
-var writable = map[string]Deserializer{
-	"beam:coder:bytes:v1":       AsBytes,
-	"beam:coder:string_utf8:v1": AsString,
-	"beam:coder:varint:v1":      AsLong,
-}
-
-// pairsIn sees that what comes in are pairs whose parts can be written as the
-// serializers say.
-func pairsIn(r expansion.Request, serializers [2]Deserializer) error {
-	if len(r.Inputs) != 1 {
-		return fmt.Errorf("it has %d inputs, and takes one", len(r.Inputs))
-	}
-	coders := r.Components.GetCoders()
-	for _, id := range r.Inputs {
-		kv := coders[id]
-		if kv.GetSpec().GetUrn() != "beam:coder:kv:v1" || len(kv.GetComponentCoderIds()) != 2 {
-			return errors.New("the input must be pairs of keys and values; in Python, say .with_output_types(tuple[bytes, bytes]) before it")
-		}
-		for i, part := range []string{"key", "value"} {
-			urn := coders[kv.GetComponentCoderIds()[i]].GetSpec().GetUrn()
-			if urn == "beam:coder:nullable:v1" {
-				return fmt.Errorf("the %s may be null, which can't be written yet; declare the input's type without None (in Python, .with_output_types(tuple[bytes, bytes]))", part)
-			}
-			has, ok := writable[urn]
-			if !ok || has != serializers[i] && !(has == AsLong && serializers[i] == AsInteger) {
-				return fmt.Errorf("the %s has the coder %q, which is not what %s%sSerializer writes", part, urn, serialization, cmp.Or(string(serializers[i]), "ByteArray"))
-			}
-		}
-	}
-	return nil
 }
 
 // withNulls makes the keys and values of the output nullable.

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -72,18 +73,30 @@ func (p *producer) begin(ctx context.Context) error {
 	}
 }
 
-// add takes a record, and sends its batch when that is full. Null keys and
-// values are nil.
-func (p *producer) add(ctx context.Context, key, value []byte) error {
-	var partition int32
-	if key != nil {
+// An outRecord is to be written. Null keys and values are nil.
+type outRecord struct {
+	key, value []byte
+	headers    []Header
+	topic      string // "" is the sink's
+	partition  *int32 // nil is where its key belongs
+	at         *int64 // nil is now; in milliseconds since 1970
+}
+
+// add takes a record, and sends its batch when that is full.
+func (p *producer) add(ctx context.Context, r *outRecord) error {
+	key, value := r.key, r.value
+	partition := p.partitions[p.sticky]
+	switch {
+	case r.partition != nil:
+		if partition = *r.partition; !slices.Contains(p.partitions, partition) {
+			return fmt.Errorf("write to %s: the topic has %d partitions, and this is none of them", partitionName(p.topic, partition), len(p.partitions))
+		}
+	case key != nil:
 		partition = p.partitions[murmur2(key)%uint32(len(p.partitions))]
-	} else {
-		partition = p.partitions[p.sticky]
 	}
 	b := p.open[partition]
 	if b != nil && b.size()+len(key)+len(value) > p.batchBytes {
-		if key == nil {
+		if key == nil && r.partition == nil {
 			p.sticky = (p.sticky + 1) % len(p.partitions)
 		}
 		if err := p.send(ctx, partition, b); err != nil {
@@ -91,11 +104,15 @@ func (p *producer) add(ctx context.Context, key, value []byte) error {
 		}
 		b = nil
 	}
+	at := time.Now().UnixMilli()
+	if r.at != nil {
+		at = *r.at
+	}
 	if b == nil {
-		b = &outBatch{first: time.Now().UnixMilli()}
+		b = &outBatch{first: at, last: at}
 		p.open[partition] = b
 	}
-	b.add(time.Now().UnixMilli(), key, value)
+	b.add(at, key, value, r.headers)
 	return nil
 }
 
@@ -169,18 +186,22 @@ type outBatch struct {
 
 func (b *outBatch) size() int { return headV2 + len(b.body) }
 
-func (b *outBatch) add(at int64, key, value []byte) {
-	at = max(at, b.first)
+func (b *outBatch) add(at int64, key, value []byte, headers []Header) {
 	var head [40]byte
 	h := append(head[:0], 0) // no attributes
 	h = binary.AppendVarint(h, at-b.first)
 	h = binary.AppendVarint(h, int64(b.count))
-	length := len(h) + fieldSize(key) + fieldSize(value) + 1
+	var about []byte
+	for _, x := range headers {
+		about = appendField(appendField(about, []byte(x.Key)), x.Value)
+	}
+	length := len(h) + fieldSize(key) + fieldSize(value) + len(binary.AppendVarint(nil, int64(len(headers)))) + len(about)
 	b.body = binary.AppendVarint(b.body, int64(length))
 	b.body = append(b.body, h...)
 	b.body = appendField(b.body, key)
 	b.body = appendField(b.body, value)
-	b.body = append(b.body, 0) // no headers
+	b.body = binary.AppendVarint(b.body, int64(len(headers)))
+	b.body = append(b.body, about...)
 	b.last = max(b.last, at)
 	b.count++
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -73,10 +74,16 @@ func (r Replay) reader() pieceReader {
 	return pieceReader{How: r.Source.Reading(), Topics: r.Source.Topics, Stamp: stamp}
 }
 
-// pieces resolves the bounds, in a stage whose output is kept: whatever is tried
-// again reads the same pieces.
+// pieces spreads the bounds over the workers. They are the runner's, which finds
+// them out once for a job: see Bind. Other runners give none, and have them
+// found out in a stage whose output is kept, so that whatever is tried again
+// reads the same pieces.
 func (r Replay) pieces(s beam.Scope) beam.PCollection {
-	return beam.Reshuffle(s, beam.ParDo(s, &resolveFn{r}, beam.Impulse(s)))
+	fn := &resolveFn{Replay: r}
+	if r.Bounds == nil {
+		fn.Annotations = map[string][]byte{annotationBound: r.bound()}
+	}
+	return beam.Reshuffle(s, beam.ParDo(s, fn, beam.Impulse(s)))
 }
 
 // A Piece is a range to be read, and the time for records that are to have the
@@ -93,28 +100,48 @@ func (p Piece) asRange() Range {
 }
 
 // resolveFn makes pieces of what the replay says.
-type resolveFn struct{ Replay Replay }
+type resolveFn struct {
+	Replay Replay
+	// Annotations go with the transform, not with the function.
+	Annotations map[string][]byte `json:"-"`
+}
 
-func (f *resolveFn) ProcessElement(ctx context.Context, _ []byte, emit func(Piece)) error {
-	bounds := f.Replay.Bounds
-	if bounds == nil {
-		found, err := Resolve(ctx, f.Replay.Source)
-		if err != nil {
-			return fmt.Errorf("kafka replay: %w", err)
-		}
-		bounds = &found
-	}
-	for _, w := range bounds.Warnings {
-		log.Warnf(ctx, "kafka replay: %s", w)
-	}
-	if f.Replay.Stamp == ByProcessing {
-		log.Warnf(ctx, "kafka replay: all records get one event time, %s, since the timestamp policy is ProcessingTime", mtime.FromMilliseconds(bounds.Time))
+// ProcessElement is given the bounds in the form of Bind, or nothing.
+func (f *resolveFn) ProcessElement(ctx context.Context, given []byte, emit func(Piece)) error {
+	bounds, err := f.bounds(ctx, given)
+	if err != nil {
+		return fmt.Errorf("kafka replay: %w", err)
 	}
 	for _, r := range bounds.Ranges {
 		log.Infof(ctx, "kafka replay: reading %s", r)
 		emit(Piece{Topic: r.Topic, Partition: r.Partition, Start: r.Start, End: r.End, Time: bounds.Time})
 	}
 	return nil
+}
+
+// bounds are those that are given, or said in the pipeline, or else found out
+// here.
+func (f *resolveFn) bounds(ctx context.Context, given []byte) (*Bounds, error) {
+	var bounds Bounds
+	switch {
+	case len(given) > 0:
+		// Whoever found them out has told their warnings.
+		if err := json.Unmarshal(given, &bounds); err != nil {
+			return nil, fmt.Errorf("the bounds that the runner gives can't be read: %w", err)
+		}
+		return &bounds, nil
+	case f.Replay.Bounds != nil:
+		bounds = *f.Replay.Bounds
+	default:
+		var err error
+		if bounds, err = Resolve(ctx, f.Replay.Source); err != nil {
+			return nil, err
+		}
+	}
+	for _, w := range f.Replay.notes(bounds) {
+		log.Warnf(ctx, "kafka replay: %s", w)
+	}
+	return &bounds, nil
 }
 
 // A pieceReader is what the splittable DoFns have in common.

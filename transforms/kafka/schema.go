@@ -21,40 +21,77 @@ func init() {
 	register.Emitter2[beam.EventTime, TextRow]()
 }
 
-// schemaRead is what Beam YAML and Managed know ReadFromKafka by.
-const schemaRead = "beam:schematransform:org.apache.beam:kafka_read:v1"
+// The identifiers by which Beam YAML and Managed know reading and writing.
+const (
+	schemaRead  = "beam:schematransform:org.apache.beam:kafka_read:v1"
+	schemaWrite = "beam:schematransform:org.apache.beam:kafka_write:v1"
+)
 
 // SchemaTransforms are those for Beam YAML and Managed.
-func (Provider) SchemaTransforms() map[string]expansion.SchemaTransform {
-	return map[string]expansion.SchemaTransform{
+func (p Provider) SchemaTransforms() map[string]expansion.SchemaTransform {
+	all := map[string]expansion.SchemaTransform{
 		schemaRead: {
 			Config: readConfig(), Outputs: []string{"output"},
-			Description: "Replays what Kafka topics hold as bounded input: rows with the field payload, from the records' values.",
+			Description: "Replays what Kafka topics hold as bounded input: rows with the field payload, from the records' values, or of a JSON Schema.",
+		},
+		schemaWrite: {
+			Config: writeConfig(), Inputs: []string{"input"},
+			Description: "Writes rows to a Kafka topic, as the records' values.",
 		},
 	}
+	if p.ParseYAML != nil {
+		all[schemaManaged] = expansion.SchemaTransform{
+			Config: managedConfig(), Inputs: []string{"input"}, Outputs: []string{"output"},
+			Description: "Kafka's transforms by Beam's Managed.",
+		}
+	}
+	return all
 }
 
 // readConfig is the schema of the configuration.
 func readConfig() *pipepb.Schema {
-	atomic := func(t pipepb.AtomicType) *pipepb.FieldType {
-		return &pipepb.FieldType{TypeInfo: &pipepb.FieldType_AtomicType{AtomicType: t}}
-	}
 	text, number := pipepb.AtomicType_STRING, pipepb.AtomicType_INT64
-	config := &pipepb.FieldType{TypeInfo: &pipepb.FieldType_MapType{MapType: &pipepb.MapType{KeyType: atomic(text), ValueType: atomic(text)}}}
-	fields := []*pipepb.Field{
-		{Name: "bootstrap_servers", Type: atomic(text), Description: "HOST:PORT,... of the cluster"},
-		{Name: "topic", Type: atomic(text)},
-		{Name: "format", Type: atomic(text), Description: "RAW or STRING"},
-		{Name: "auto_offset_reset_config", Type: atomic(text)},
-		{Name: "consumer_config_updates", Type: config, Description: "more consumer config, " + keyStop + "=now among it"},
-		{Name: "max_num_records", Type: atomic(number)},
-		{Name: "max_read_time_seconds", Type: atomic(number)},
-	}
+	return schemaOf("trestle-kafka-read-2", 2, []*pipepb.Field{
+		field("bootstrap_servers", text, "HOST:PORT,... of the cluster"),
+		field("topic", text, ""),
+		field("format", text, "RAW, STRING or JSON"),
+		field("schema", text, "of the format JSON, as JSON Schema"),
+		field("auto_offset_reset_config", text, ""),
+		configField("consumer_config_updates", "more consumer config, "+keyStop+"=now among it"),
+		field("max_num_records", number, ""),
+		field("max_read_time_seconds", number, ""),
+	})
+}
+
+// writeConfig is the schema of the configuration.
+func writeConfig() *pipepb.Schema {
+	text := pipepb.AtomicType_STRING
+	return schemaOf("trestle-kafka-write-1", 3, []*pipepb.Field{
+		field("bootstrap_servers", text, "HOST:PORT,... of the cluster"),
+		field("topic", text, ""),
+		field("format", text, "RAW, STRING or JSON"),
+		configField("producer_config_updates", "more producer config"),
+	})
+}
+
+func field(name string, t pipepb.AtomicType, about string) *pipepb.Field {
+	return &pipepb.Field{Name: name, Description: about, Type: &pipepb.FieldType{TypeInfo: &pipepb.FieldType_AtomicType{AtomicType: t}}}
+}
+
+// configField is a map of strings to strings.
+func configField(name, about string) *pipepb.Field {
+	text := &pipepb.FieldType{TypeInfo: &pipepb.FieldType_AtomicType{AtomicType: pipepb.AtomicType_STRING}}
+	config := &pipepb.FieldType{TypeInfo: &pipepb.FieldType_MapType{MapType: &pipepb.MapType{KeyType: text, ValueType: text}}}
+	return &pipepb.Field{Name: name, Description: about, Type: config}
+}
+
+// schemaOf is a schema of which all fields but the first few may be left out.
+func schemaOf(id string, needed int, fields []*pipepb.Field) *pipepb.Schema {
 	for i, f := range fields {
 		f.Id, f.EncodingPosition = int32(i), int32(i)
-		f.Type.Nullable = i > 1
+		f.Type.Nullable = i >= needed
 	}
-	return &pipepb.Schema{Fields: fields, Id: "trestle-kafka-read-1"}
+	return &pipepb.Schema{Fields: fields, Id: id}
 }
 
 func expandSchemaRead(ctx context.Context, f *fields) (expansion.Fragment, error) {
@@ -68,25 +105,28 @@ func expandSchemaRead(ctx context.Context, f *fields) (expansion.Fragment, error
 	most, limited := f.number("max_num_records")
 	s.MaxRecords = most
 	_, timed := f.number("max_read_time_seconds")
-	format := strings.ToUpper(f.text("format"))
-	errs := []error{err, f.bounded(config, limited || timed), validTopic(s.Topics[0])}
-	if format != "" && format != "RAW" && format != "STRING" {
-		errs = append(errs, fmt.Errorf("format %q is not supported yet; use RAW or STRING", format))
-	}
-	for _, name := range []string{"schema", "confluent_schema_registry_url", "confluent_schema_registry_subject", "file_descriptor_path", "message_name"} {
-		if f.text(name) != "" {
-			errs = append(errs, fmt.Errorf("%s is not supported yet; use the format RAW or STRING without it", name))
-		}
-	}
-	if err := f.err(errs...); err != nil {
-		return expansion.Fragment{}, err
+	errs := []error{
+		err, f.bounded(config, limited || timed), validTopic(s.Topics[0]),
+		f.unsupported("confluent_schema_registry_url", "confluent_schema_registry_subject", "file_descriptor_path", "message_name", "error_handling"),
 	}
 	r := Replay{Source: s, Stamp: ByProcessing}
 	p, scope := beam.NewPipelineWithRoot()
-	if format == "STRING" {
+	form := rowForm(strings.ToUpper(f.text("format")))
+	if form != formJSON {
+		errs = append(errs, f.unsupported("schema"))
+	}
+	switch form {
+	case formString:
 		beam.ParDo(scope, &textRowsFn{r.reader()}, r.pieces(scope))
-	} else {
+	case formRaw, "":
 		beam.ParDo(scope, &bytesRowsFn{r.reader()}, r.pieces(scope))
+	case formJSON:
+		errs = append(errs, r.jsonRows(scope, f.text("schema")))
+	default:
+		errs = append(errs, fmt.Errorf("the format %q is not supported; use RAW, STRING or JSON", f.text("format")))
+	}
+	if err := f.err(errs...); err != nil {
+		return expansion.Fragment{}, err
 	}
 	return build(ctx, p)
 }

@@ -99,35 +99,14 @@ type writeFn struct {
 	// whatever they were.
 	Short [2]bool
 
-	producer *producer
+	topicWriters
 }
 
-func (f *writeFn) Setup() error {
-	if err := validTopic(f.Sink.Topic); err != nil {
-		return err
-	}
-	codec, err := f.Sink.codec()
-	if err != nil {
-		return err
-	}
-	c, err := dial(f.Sink.Connection, f.Sink.Topic)
-	if err != nil {
-		return err
-	}
-	f.producer = &producer{client: c, topic: f.Sink.Topic, codec: codec, batchBytes: cmp.Or(f.Sink.BatchBytes, defaultBatch)}
-	return nil
-}
+func (f *writeFn) Setup() error { return f.open(f.Sink) }
 
-func (f *writeFn) Teardown() error {
-	if f.producer != nil {
-		f.producer.client.close()
-	}
-	return nil
-}
+func (f *writeFn) Teardown() error { return f.closeAll() }
 
-func (f *writeFn) StartBundle(ctx context.Context) error {
-	return f.producer.begin(ctx)
-}
+func (f *writeFn) StartBundle(ctx context.Context) error { return f.begin(ctx) }
 
 func (f *writeFn) ProcessElement(ctx context.Context, key beam.T, value beam.U) error {
 	k, err := serialize(key, f.Short[0])
@@ -138,11 +117,95 @@ func (f *writeFn) ProcessElement(ctx context.Context, key beam.T, value beam.U) 
 	if err != nil {
 		return fmt.Errorf("write to topic %q: value: %w", f.Sink.Topic, err)
 	}
-	return f.producer.add(ctx, k, v)
+	return f.add(ctx, outRecord{key: k, value: v})
 }
 
-func (f *writeFn) FinishBundle(ctx context.Context) error {
-	return f.producer.flush(ctx)
+func (f *writeFn) FinishBundle(ctx context.Context) error { return f.flush(ctx) }
+
+// topicWriters are the producers of one DoFn: one for the sink's topic, and for
+// each that records name themselves.
+type topicWriters struct {
+	sink  Sink
+	codec compress.Compression
+	main  *producer
+	more  map[string]*producer // by topic; at most mostTopics
+}
+
+// mostTopics bounds the topics that the records of one sink name.
+const mostTopics = 1000
+
+// open makes the sink's own producer, which connects when it is first used.
+func (w *topicWriters) open(sink Sink) (err error) {
+	w.sink, w.more = sink, map[string]*producer{}
+	if w.codec, err = sink.codec(); err != nil {
+		return err
+	}
+	w.main, err = w.to(sink.Topic)
+	return err
+}
+
+func (w *topicWriters) to(topic string) (*producer, error) {
+	if err := validTopic(topic); err != nil {
+		return nil, err
+	}
+	c, err := dial(w.sink.Connection, topic)
+	if err != nil {
+		return nil, err
+	}
+	return &producer{client: c, topic: topic, codec: w.codec, batchBytes: cmp.Or(w.sink.BatchBytes, defaultBatch)}, nil
+}
+
+func (w *topicWriters) closeAll() error {
+	if w.main != nil {
+		w.main.client.close()
+	}
+	for _, p := range w.more {
+		p.client.close()
+	}
+	return nil
+}
+
+// begin begins a bundle.
+func (w *topicWriters) begin(ctx context.Context) error {
+	for _, p := range w.more {
+		if err := p.begin(ctx); err != nil {
+			return err
+		}
+	}
+	return w.main.begin(ctx)
+}
+
+// add takes a record for its topic.
+func (w *topicWriters) add(ctx context.Context, r outRecord) error {
+	if r.topic == "" || r.topic == w.sink.Topic {
+		return w.main.add(ctx, &r)
+	}
+	p := w.more[r.topic]
+	if p == nil {
+		if len(w.more) == mostTopics {
+			return fmt.Errorf("write to topic %q: records name more than %d topics", r.topic, mostTopics)
+		}
+		var err error
+		if p, err = w.to(r.topic); err != nil {
+			return err
+		}
+		if err := p.begin(ctx); err != nil {
+			p.client.close()
+			return err
+		}
+		w.more[r.topic] = p
+	}
+	return p.add(ctx, &r)
+}
+
+// flush returns when all is acknowledged.
+func (w *topicWriters) flush(ctx context.Context) error {
+	for _, p := range w.more {
+		if err := p.flush(ctx); err != nil {
+			return err
+		}
+	}
+	return w.main.flush(ctx)
 }
 
 // serialize writes a value as Kafka's serializers do.

@@ -1,0 +1,67 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"trestle/internal/blobstore"
+	"trestle/runner"
+	"trestle/runner/graph"
+	"trestle/runner/jobgraph"
+	"trestle/transforms/kafka"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Transforms are those that Trestle brings along, for expansion services.
+func Transforms() kafka.Provider {
+	return kafka.Provider{ParseYAML: yaml.Unmarshal}
+}
+
+// sources finds out what the bounded sources of jobs hold.
+type sources struct {
+	blobs blobstore.Store
+	// fetch gets a job's blobs from other JobManagers; nil where there are none,
+	// or one store for all.
+	fetch func(ctx context.Context, job string, blobs ...string) error
+}
+
+// Bind asks the source that a stage of a stored job begins with.
+func (s sources) Bind(ctx context.Context, job, plan string, stage jobgraph.StageID) (runner.Bounds, error) {
+	b, err := s.blobs.Get(ctx, plan)
+	if err != nil && s.fetch != nil {
+		if err = s.fetch(ctx, job, plan); err == nil {
+			b, err = s.blobs.Get(ctx, plan)
+		}
+	}
+	if err != nil {
+		return runner.Bounds{}, fmt.Errorf("stage %s: what it is to read can't be found out: %w", stage, err)
+	}
+	run, err := unmarshalStoredJob(b)
+	if err != nil {
+		return runner.Bounds{}, err
+	}
+	p := run.Plan.Stages[stage]
+	if p == nil {
+		return runner.Bounds{}, fmt.Errorf("stage %s: the job's plan has none", stage)
+	}
+	root := run.Plan.Components.GetTransforms()[p.RootTransform]
+	name := root.GetUniqueName()
+	// Named by who reads it: the Impulse is none of the author's doing.
+	for _, id := range p.Transforms {
+		name = run.Plan.Components.GetTransforms()[id].GetUniqueName()
+		break
+	}
+	bound := graph.BoundOf(root)
+	if bound.GetUrn() != kafka.URNBound {
+		return runner.Bounds{}, fmt.Errorf("transform %q: it reads a source of the kind %q, which this JobManager doesn't know", name, bound.GetUrn())
+	}
+	value, notes, err := kafka.Bind(ctx, bound.GetPayload())
+	if err != nil {
+		return runner.Bounds{}, fmt.Errorf("transform %q: %w", name, err)
+	}
+	for i := range notes {
+		notes[i] = fmt.Sprintf("transform %q: %s", name, notes[i])
+	}
+	return runner.Bounds{Value: value, Notes: notes}, nil
+}
