@@ -32,7 +32,13 @@ func init() {
 type lineFn struct{}
 
 func (*lineFn) ProcessElement(at beam.EventTime, m kafka.Message, emit func(int, string)) {
-	r := kafka.Record{Offset: m.Offset, Time: at.Milliseconds()}
+	m.Timestamp = at.Milliseconds()
+	emit(0, messageLine(m))
+}
+
+// messageLine is a message as the Java consumer's lines have it.
+func messageLine(m kafka.Message) string {
+	r := kafka.Record{Offset: m.Offset, Time: m.Timestamp}
 	bytes := func(b *[]byte) []byte {
 		switch {
 		case b == nil:
@@ -48,7 +54,7 @@ func (*lineFn) ProcessElement(at beam.EventTime, m kafka.Message, emit func(int,
 			r.Headers = append(r.Headers, kafka.Header{Key: h.Key, Value: bytes(h.Value)})
 		}
 	}
-	emit(0, line(m.Partition, &r))
+	return line(m.Partition, &r)
 }
 
 // fileFn writes all lines to a file, which is there whole or not at all.

@@ -23,6 +23,7 @@ import (
 var (
 	chosen   = flag.Bool("kafka", false, "run the tests, with a broker from -cache")
 	program  = flag.String("trestle", "../../bin/trestle", "the trestle program")
+	quick    = flag.Bool("quick", false, "fewer replays and kills")
 	cacheDir = flag.String("cache", "../../.cache", "where jars and the Python environment are kept")
 )
 

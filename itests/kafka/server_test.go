@@ -14,7 +14,12 @@ import (
 // stop with status 0.
 func serve(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	return serveIn(t, t.TempDir())
+}
+
+// serveIn is serve with all that it keeps in a directory.
+func serveIn(t testing.TB, dir string) string {
+	t.Helper()
 	ready := filepath.Join(dir, "ready.json")
 	cmd := exec.Command(*program, "serve", "--job-addr=127.0.0.1:0", "--web-addr=127.0.0.1:0", "--data="+filepath.Join(dir, "data"), "--ready-file="+ready)
 	log, err := os.Create(filepath.Join(dir, "trestle.log"))

@@ -80,6 +80,64 @@ func Start(ctx context.Context, jars Jars, dir string, o Options) (*Broker, erro
 	if o.Port != 0 {
 		ports[0] = o.Port
 	}
+	b, err := prepare(ctx, jars, dir, ports, o)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.Restart(ctx)
+}
+
+// StartCluster starts brokers that keep each record three times, or as often as
+// there are brokers, and acknowledge what two have. Any of them may be killed.
+func StartCluster(ctx context.Context, jars Jars, dir string, n int) ([]*Broker, error) {
+	ports, err := freePorts(3 * n)
+	if err != nil {
+		return nil, err
+	}
+	var voters []string
+	for i := range n {
+		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[3*i+1]))
+	}
+	copies := min(n, 3)
+	var all []*Broker
+	for i := range n {
+		own := filepath.Join(dir, fmt.Sprintf("broker%d", i+1))
+		if err := os.Mkdir(own, 0o700); err != nil {
+			return nil, err
+		}
+		b, err := prepare(ctx, jars, own, ports[3*i:3*i+3], Options{Settings: []string{
+			fmt.Sprintf("node.id=%d", i+1),
+			"controller.quorum.voters=" + strings.Join(voters, ","),
+			fmt.Sprintf("default.replication.factor=%d", copies),
+			fmt.Sprintf("offsets.topic.replication.factor=%d", copies),
+			fmt.Sprintf("transaction.state.log.replication.factor=%d", copies),
+			fmt.Sprintf("min.insync.replicas=%d", min(n, 2)),
+			fmt.Sprintf("transaction.state.log.min.isr=%d", min(n, 2)),
+			"broker.session.timeout.ms=4000",
+			"broker.heartbeat.interval.ms=500",
+		}})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	errs := make([]error, n)
+	var starts sync.WaitGroup
+	for i, b := range all {
+		starts.Go(func() { errs[i] = b.Restart(ctx) })
+	}
+	starts.Wait()
+	if err := errors.Join(errs...); err != nil {
+		for _, b := range all {
+			b.Kill()
+		}
+		return nil, err
+	}
+	return all, nil
+}
+
+// prepare makes a broker's files. Settings that come twice count as said last.
+func prepare(ctx context.Context, jars Jars, dir string, ports []int, o Options) (*Broker, error) {
 	tls, err := newCertificate()
 	if err != nil {
 		return nil, err
@@ -113,7 +171,7 @@ func Start(ctx context.Context, jars Jars, dir string, o Options) (*Broker, erro
 	if said, err := format.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("format the broker's storage: %w: %s", err, said)
 	}
-	return b, b.Restart(ctx)
+	return b, nil
 }
 
 func scram(mechanism string) string {
@@ -172,6 +230,9 @@ func (b *Broker) Stop() {
 
 // Kill ends the broker at once.
 func (b *Broker) Kill() {
+	if b.process == nil {
+		return // it was never started
+	}
 	b.process.signal(syscall.SIGKILL)
 	<-b.process.exited
 }

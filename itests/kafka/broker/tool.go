@@ -19,9 +19,14 @@ type Tool struct {
 	out     *bufio.Reader
 }
 
-// Tool starts the program.
-func (b *Broker) Tool() (*Tool, error) {
-	cmd := exec.Command("java", append(b.args[:len(b.args):len(b.args)], "trestle.kafka.Tool", b.Plain)...)
+// Tool starts the program. Other brokers of the same cluster stand in for this
+// one.
+func (b *Broker) Tool(others ...*Broker) (*Tool, error) {
+	servers := b.Plain
+	for _, o := range others {
+		servers += "," + o.Plain
+	}
+	cmd := exec.Command("java", append(b.args[:len(b.args):len(b.args)], "trestle.kafka.Tool", servers)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import java.util.Base64;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Random;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
@@ -69,7 +70,7 @@ public final class Tool {
   private void carryOut(String[] w) throws Exception {
     switch (w[0]) {
       case "topic":
-        NewTopic topic = new NewTopic(w[1], Integer.parseInt(w[2]), (short) 1).configs(configs(w, 3, Map.of()));
+        NewTopic topic = new NewTopic(w[1], Optional.of(Integer.valueOf(w[2])), Optional.empty()).configs(configs(w, 3, Map.of()));
         admin.createTopics(List.of(topic)).all().get();
         return;
       case "producer":
