@@ -77,6 +77,7 @@ type Config struct {
 	MessageLogSize           Size
 	MaxArtifactSize          Size
 	HistoryJobs              int
+	SnapshotEntries          int
 	LogLevel                 string
 	LogFormat                string
 	Profiles                 bool
@@ -109,6 +110,7 @@ func Defaults() Config {
 		MessageLogSize:           64 << 20,
 		MaxArtifactSize:          8 << 30,
 		HistoryJobs:              1000,
+		SnapshotEntries:          4096,
 		LogLevel:                 "info",
 		LogFormat:                "text",
 		StopTimeout:              8 * time.Second,
@@ -159,6 +161,9 @@ func (c *Config) Validate() []error {
 	oneOf("log-format", c.LogFormat, "text", "json")
 	if c.RestartAttempts < -1 {
 		bad("--restart-attempts=%d: must be -1 (as many as it takes), 0 (none) or more", c.RestartAttempts)
+	}
+	if c.SnapshotEntries < 1 {
+		bad("--snapshot-entries=%d: must be at least 1", c.SnapshotEntries)
 	}
 	if c.Data == "" {
 		bad("--data: a directory is needed")

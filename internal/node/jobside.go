@@ -61,7 +61,12 @@ func (n *Node) joinJobSide() error {
 
 // openLog opens the log of decisions.
 func (n *Node) openLog() (err error) {
-	cfg := raftmeta.Config{ID: n.name(), Dir: n.path("journal"), Follower: n.board, Log: n.log}
+	cfg := raftmeta.Config{
+		ID: n.name(), Dir: n.path("journal"), Follower: n.board, Log: n.log,
+		SnapshotEntries: uint64(n.cfg.SnapshotEntries), TrailingEntries: uint64(n.cfg.SnapshotEntries/4 + 1),
+		// Who wants few entries wants to be asked often whether there are more.
+		SnapshotInterval: min(max(time.Duration(n.cfg.SnapshotEntries)*10*time.Millisecond, time.Second), 30*time.Second),
+	}
 	if n.cfg.Role == Embedded {
 		// A group of one for ever: there is nobody to talk to.
 		cfg.Stream, cfg.Advertise = newNoStream(), "127.0.0.1:0"

@@ -53,7 +53,7 @@ var roles = map[string]Role{
 	"exchange-mode": JobManager, "restart-strategy": JobManager, "restart-attempts": JobManager,
 	"restart-delay": JobManager, "restart-max-delay": JobManager, "restart-interval": JobManager,
 	"target-task-size": JobManager, "allow-process-environments": TaskManager,
-	"prepared-ttl": JobManager, "message-log-size": JobManager, "max-artifact-size": JobManager, "history-jobs": JobManager,
+	"prepared-ttl": JobManager, "message-log-size": JobManager, "max-artifact-size": JobManager, "history-jobs": JobManager, "snapshot-entries": JobManager,
 }
 
 // grouped are settings of processes that have others to talk to.
@@ -145,6 +145,8 @@ var Settings = []Setting{
 		func(c *Config) field { return value(&c.MaxArtifactSize, "size", ParseSize) }},
 	{"history-jobs", "N", "Ended jobs that are remembered.",
 		func(c *Config) field { return value(&c.HistoryJobs, "int", strconv.Atoi) }},
+	{"snapshot-entries", "N", "Entries of the log of decisions after which a snapshot takes their place.",
+		func(c *Config) field { return value(&c.SnapshotEntries, "int", strconv.Atoi) }},
 	{"log-level", "LEVEL", "What Trestle logs of itself: debug, info, warn or error.",
 		func(c *Config) field { return text(&c.LogLevel) }},
 	{"log-format", "FORMAT", "text or json.",
