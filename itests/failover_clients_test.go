@@ -97,12 +97,12 @@ func TestFailoverPython(t *testing.T) {
 		if !r.killWorker(x) {
 			t.Log("no worker lived")
 		}
+		x.watch(at)
 		victim := r.one(r.Of(fleet.TaskManager))
 		r.pause(r.within(time.Second))
 		if err := victim.PowerOff(); err != nil {
 			t.Fatal(err)
 		}
-		x.mark(at)
 		if err := victim.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,9 @@
 package itests
 
 import (
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +61,67 @@ func TestFailoverMembers(t *testing.T) {
 	}
 	r.mustKnow(x, fresh)
 	r.begin(size(50, 100*time.Millisecond), fresh, fresh).mustEnd(fresh)
+}
+
+// TestFailoverSnapshot has a JobManager be away while the others put a snapshot in
+// place of the log that it lacks, and come back while a job runs. It takes the
+// snapshot, goes on from there, and holds the same state.
+func TestFailoverSnapshot(t *testing.T) {
+	cfg := standard
+	cfg.JobManagerArgs = []string{"--snapshot-entries=16", "--log-level=debug"}
+	r := startRig(t, cfg)
+	for range fullOrQuick(5, 1) {
+		leader, _ := r.leader()
+		away, at := r.others(leader)[0], r.others(leader)[1]
+		said := len(fleet.Tail(away.Log(), 1<<30))
+		if err := away.PowerOff(); err != nil {
+			t.Fatal(err)
+		}
+		had := newestSnapshot(t, leader)
+		err := fleet.Await(t.Context(), faultyJobTime, leader.Name+" has put two snapshots in place of its log", func() bool {
+			r.begin(size(50, 100*time.Millisecond), at, at).mustEnd(at)
+			return newestSnapshot(t, leader) > had+2*16
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := r.begin(size(600, 4*time.Second), at, at)
+		r.pause(r.within(time.Second))
+		if err := away.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		err = fleet.Await(t.Context(), 20*time.Second, away.Name+" has taken the snapshot", func() bool {
+			return strings.Contains(fleet.Tail(away.Log(), 1<<30)[said:], "Installed remote snapshot")
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		r.mustKnow(x, away)
+		end, ran := x.mustEnd(away)
+		if again := x.again(end); len(again) > 0 || len(ran.Again()) > 0 {
+			t.Errorf("ran again: %q; %s", again, ran.Summary())
+		}
+		r.mustAgree(t)
+	}
+}
+
+// newestSnapshot is the entry of the log that a node's newest snapshot ends with; 0
+// if there is none.
+func newestSnapshot(t *testing.T, n *fleet.Node) (index int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(n.Data(), "journal", "snapshots", "*-*.snapshot"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		_, entry, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".snapshot"), "-")
+		at, err := strconv.Atoi(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index = max(index, at)
+	}
+	return index
 }
 
 // mustKnow waits until a node shows the job as another one does.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -134,9 +133,11 @@ type trial struct {
 	at      time.Time
 	lost    error // the follower's stream ended otherwise
 
-	last  *fleet.Job             // as shown when it was marked last
-	loose bool                   // some time passed between that and what was decided
-	done  map[taskKey]fleet.Task // tasks that were finished at some such time
+	done map[taskKey]fleet.Task // tasks that were finished when it was noted
+
+	watched chan struct{} // closed when nobody watches any more
+	last    *fleet.Job    // as shown last; watch's, until watched is closed
+	turns   []turn        // likewise
 }
 
 type taskKey struct {
@@ -258,15 +259,6 @@ func (x *trial) note(at *fleet.Node) *fleet.Job {
 	return j
 }
 
-// mark is note, and what is shown is what needless judges by: it is to be called
-// when something was lost and nobody can know of it yet.
-func (x *trial) mark(at *fleet.Node) {
-	x.r.t.Helper()
-	if j := x.note(at); j != nil {
-		x.last = j
-	}
-}
-
 // again are the tasks that were seen finished and ran again later.
 func (x *trial) again(end *fleet.Job) []string {
 	var out []string
@@ -363,15 +355,6 @@ func (x *trial) where() error {
 	return errors.Join(append(out, err, errors.New(ran.Summary()))...)
 }
 
-// shownStages tells a job's stages and regions, for messages.
-func shownStages(j *fleet.Job) string {
-	var out strings.Builder
-	for _, s := range j.Stages {
-		fmt.Fprintf(&out, "%s %s in %s, %d tasks, reads %v: %s\n", s.ID, s.Root, s.Region, len(s.Tasks), j.Producers(s.ID), s.Name)
-	}
-	return out.String()
-}
-
 // pause waits for some of the time that a fault lasts. It is no waiting for
 // others: what comes of the fault is waited for by its signs.
 func (r *rig) pause(d time.Duration) {
@@ -402,13 +385,13 @@ func fullOrQuick(full, fast int) int {
 	return full
 }
 
-// slow makes a host ten times slower, until stop is called.
+// slow makes a host slower, by slowFactor, until stop is called.
 func (r *rig) slow(n *fleet.Node) (stop func()) {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	done := make(chan struct{})
 	go func() { // ends with ctx
 		defer close(done)
-		n.Slow(ctx, 10)
+		n.Slow(ctx, slowFactor)
 	}()
 	return func() {
 		cancel()

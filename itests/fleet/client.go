@@ -107,11 +107,14 @@ type Job struct {
 			Consumers    []string
 		}
 	}
-	Failures []struct {
-		At                                time.Time
-		Kind, Stage, TaskManager, Message string
-		Index, Attempt                    int
-	} `json:"failures"`
+	Failures []Failure `json:"failures"`
+}
+
+// A Failure is why tasks of a Job were taken back.
+type Failure struct {
+	At                                time.Time
+	Kind, Stage, TaskManager, Message string
+	Index, Attempt                    int
 }
 
 // A Stage is one of a Job.

@@ -2,6 +2,9 @@ package jobs
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
@@ -115,9 +118,34 @@ func (f *drawFn) ProcessElement(id int64, emit func(int64, string)) error {
 		return err
 	}
 	key := mathrand.Int64N(int64(f.FirstKeys))
-	payload := make([]byte, f.Payload/2)
-	_, _ = rand.Read(payload) // never fails
-	emit(key, fmt.Sprintf("%d %d %x", id, key, payload))
+	emit(key, fmt.Sprintf("%d %d %s", id, key, newPayload(f.Payload)))
+	return nil
+}
+
+// newPayload is about so many bytes of chance, which end with their hash.
+func newPayload(size int) string {
+	if size == 0 {
+		return ""
+	}
+	b := make([]byte, size/2)
+	_, _ = rand.Read(b) // never fails
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(b) + "-" + hex.EncodeToString(sum[:])
+}
+
+// checkPayload finds what was changed on the way.
+func checkPayload(p string) error {
+	if p == "" {
+		return nil
+	}
+	text, want, _ := strings.Cut(p, "-")
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		return fmt.Errorf("its payload was changed: %w", err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != want {
+		return errors.New("its payload was changed")
+	}
 	return nil
 }
 
@@ -157,6 +185,9 @@ func (f *secondFn) ProcessElement(key int64, values func(*string) bool) (string,
 		}
 		if err := f.step(Second, e.id); err != nil {
 			return "", err
+		}
+		if err := checkPayload(e.payload); err != nil {
+			return "", fmt.Errorf("element %d: %w", e.id, err)
 		}
 		e.payload = ""
 		lines = append(lines, fmt.Sprintf("%d %s", key, e.String()))
