@@ -22,6 +22,7 @@ import (
 type jobServer struct {
 	jobpb.UnimplementedJobServiceServer
 	*Service
+	held bool // calls come from another process, and are not sent on again
 }
 
 // Prepare checks a pipeline and keeps it for Run.
@@ -44,7 +45,7 @@ func (s *jobServer) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (
 	if err := s.prepared.add(p); err != nil {
 		return nil, status.Error(codes.ResourceExhausted, describe("prepare", name, err))
 	}
-	id := preparationPrefix + sub.ID
+	id := s.preparationID(sub.ID)
 	return &jobpb.PrepareJobResponse{
 		PreparationId:           id,
 		StagingSessionToken:     id,
@@ -122,11 +123,11 @@ func describe(doing, name string, err error) string {
 
 // Run submits a prepared job. Running it twice gives the same job.
 func (s *jobServer) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.RunJobResponse, error) {
-	id := strings.TrimPrefix(req.GetPreparationId(), preparationPrefix)
+	id := jobID(req.GetPreparationId())
 	p, done := s.prepared.use(req.GetPreparationId(), s.opts.Now)
 	defer done()
 	if p == nil {
-		return s.alreadyRun(ctx, id)
+		return s.runElsewhere(ctx, req)
 	}
 	select { // until nobody stages or submits it
 	case p.staging <- struct{}{}:
@@ -146,14 +147,6 @@ func (s *jobServer) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.R
 		return nil, status.Error(codes.Unavailable, describe("run", sub.Name, err))
 	}
 	s.prepared.remove(p)
-	return &jobpb.RunJobResponse{JobId: id}, nil
-}
-
-// alreadyRun answers a client that asks again because it lost our answer.
-func (s *jobServer) alreadyRun(ctx context.Context, id string) (*jobpb.RunJobResponse, error) {
-	if _, err := s.jobs.Job(ctx, id); err != nil {
-		return nil, status.Errorf(codes.NotFound, "no prepared job %.200q: it was never prepared, or expired after %s", id, s.opts.PreparedTTL)
-	}
 	return &jobpb.RunJobResponse{JobId: id}, nil
 }
 
@@ -231,6 +224,11 @@ func (s *jobServer) GetState(ctx context.Context, req *jobpb.GetJobStateRequest)
 		return &jobpb.JobStateEvent{State: jobpb.JobState_STOPPED, Timestamp: timestamppb.New(s.opts.Now())}, nil
 	}
 	job, err := s.job(ctx, req.GetJobId())
+	if status.Code(err) == codes.NotFound {
+		return askHolder(s, req.GetJobId(), err, func(there jobpb.JobServiceClient) (*jobpb.JobStateEvent, error) {
+			return there.GetState(ctx, req)
+		})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -245,6 +243,11 @@ func (s *jobServer) GetPipeline(ctx context.Context, req *jobpb.GetJobPipelineRe
 		return &jobpb.GetJobPipelineResponse{Pipeline: p.submission.Pipeline}, nil
 	}
 	pipeline, err := s.jobs.Pipeline(ctx, jobID(req.GetJobId()))
+	if errors.Is(err, ErrNotFound) {
+		return askHolder(s, req.GetJobId(), asStatus(req.GetJobId(), err), func(there jobpb.JobServiceClient) (*jobpb.GetJobPipelineResponse, error) {
+			return there.GetPipeline(ctx, req)
+		})
+	}
 	if err != nil {
 		return nil, asStatus(req.GetJobId(), err)
 	}
@@ -304,8 +307,6 @@ func (s *Service) job(ctx context.Context, id string) (Job, error) {
 	}
 	return job, nil
 }
-
-func jobID(id string) string { return strings.TrimPrefix(id, preparationPrefix) }
 
 func (st State) event() *jobpb.JobStateEvent {
 	return &jobpb.JobStateEvent{State: st.State, Timestamp: timestamppb.New(st.Time)}

@@ -12,6 +12,9 @@
 // author's names. Secrets in options are redacted in every answer; the
 // Submission alone carries them, because the workers need them.
 //
+// A prepared job waits for Run in the process that prepared it. Where there are
+// several, any of them takes the calls about it and sends them on.
+//
 // How jobs run, what their messages are and how long history is kept is left
 // to the house.
 package jobservice
@@ -76,8 +79,8 @@ type Jobs interface {
 	Jobs(ctx context.Context) ([]Job, error)
 	Job(ctx context.Context, id string) (Job, error)
 	// Watch yields the state that a job is in and then each that it comes to,
-	// the final one in any case. It ends after a final state, with ctx, or when
-	// the house closes.
+	// the final one in any case. It ends after a final state, with ctx, when the
+	// house closes, or when it hears no more of the job.
 	Watch(ctx context.Context, id string) (iter.Seq[State], error)
 	// Pipeline is the pipeline as it was submitted.
 	Pipeline(ctx context.Context, id string) (*pipepb.Pipeline, error)
@@ -103,6 +106,13 @@ type Options struct {
 	// Endpoint is the address that clients are told to stage artifacts to. If
 	// empty, it is the one that a client reached Prepare by.
 	Endpoint string
+	// Name is this process's among those that Holder leads to: letters, digits,
+	// '.', '_' and '-'. It stands in the ids of preparations that are made here.
+	Name string
+	// Holder is the way to the Service of the process of that name, as
+	// RegisterHeld serves it; an error says why there is none. It is nil where
+	// this process is the only one.
+	Holder func(name string) (grpc.ClientConnInterface, error)
 	// PreparedTTL is how long a prepared job waits for its next call before it
 	// is forgotten: 1 hour if 0.
 	PreparedTTL time.Duration
@@ -161,6 +171,14 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	jobpb.RegisterArtifactStagingServiceServer(r, &stagingServer{Service: s})
 	jobpb.RegisterLegacyArtifactStagingServiceServer(r, &legacyStagingServer{Service: s})
 	jobpb.RegisterArtifactRetrievalServiceServer(r, &artifact.RetrievalServer{Store: s.artifacts})
+}
+
+// RegisterHeld adds the services for calls that other processes send on, because
+// this one holds the preparation that they are about.
+func (s *Service) RegisterHeld(r grpc.ServiceRegistrar) {
+	jobpb.RegisterJobServiceServer(r, &jobServer{Service: s, held: true})
+	jobpb.RegisterArtifactStagingServiceServer(r, &stagingServer{Service: s, held: true})
+	jobpb.RegisterLegacyArtifactStagingServiceServer(r, &legacyStagingServer{Service: s, held: true})
 }
 
 // Run forgets prepared jobs that nobody runs, until ctx ends.

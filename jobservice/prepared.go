@@ -10,7 +10,9 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 )
 
-// A preparation's id is its job's id with this before it. They differ because
+// A preparation's id is its job's id with this before it (and, where there are
+// several, the name of the process that holds it behind: see holders.go). They
+// differ because
 // Python's client asks for the streams of the preparation id before Run, with
 // a deadline, and would keep those streams if it got them; answered NotFound,
 // it asks again after Run for the job's, without a deadline.
@@ -58,7 +60,7 @@ func (t *preparedTable) add(p *preparedJob) error {
 func (t *preparedTable) use(preparationID string, now func() time.Time) (p *preparedJob, done func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p = t.jobs[strings.TrimPrefix(preparationID, preparationPrefix)]
+	p = t.jobs[jobID(preparationID)]
 	if p == nil {
 		return nil, func() {}
 	}

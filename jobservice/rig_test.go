@@ -166,7 +166,13 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{house: &house{jobs: map[string]*houseJob{}}, dir: t.TempDir(), now: time.Unix(1000, 0)}
+	return newRigOf(t, &house{jobs: map[string]*houseJob{}}, jobservice.Options{})
+}
+
+// newRigOf makes one of several rigs of a house.
+func newRigOf(t *testing.T, h *house, opts jobservice.Options) *rig {
+	t.Helper()
+	r := &rig{house: h, dir: t.TempDir(), now: time.Unix(1000, 0)}
 	var err error
 	if r.artifacts, err = artifact.New(filepath.Join(r.dir, "artifacts"), artifact.Options{MaxFileBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
@@ -174,31 +180,33 @@ func newRig(t *testing.T) *rig {
 	if r.log, err = joblog.New(filepath.Join(r.dir, "log"), joblog.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	r.service = jobservice.New(r.house, r.log, r.artifacts, jobservice.Options{
-		Endpoint: "stage:1",
-		Now:      func() time.Time { return r.now },
-		Log:      slog.New(slog.DiscardHandler),
-	})
+	t.Cleanup(r.log.Close)
+	opts.Endpoint, opts.Log = "stage:1", slog.New(slog.DiscardHandler)
+	opts.Now = func() time.Time { return r.now }
+	r.service = jobservice.New(r.house, r.log, r.artifacts, opts)
+	r.conn, _ = served(t, r.service.Register)
+	r.jobs = jobpb.NewJobServiceClient(r.conn)
+	return r
+}
+
+// served is a connection to a server of its own, which can be stopped.
+func served(t *testing.T, register func(grpc.ServiceRegistrar)) (_ *grpc.ClientConn, stop func()) {
+	t.Helper()
 	server := grpc.NewServer(jobservice.ServerOptions()...)
-	r.service.Register(server)
+	register(server)
 	listener := bufconn.Listen(1 << 20)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
-	r.conn, err = grpc.NewClient("passthrough:///bufconn",
+	conn, err := grpc.NewClient("passthrough:///bufconn",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUserAgent("test"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.jobs = jobpb.NewJobServiceClient(r.conn)
-	t.Cleanup(func() {
-		r.conn.Close()
-		server.Stop()
-		serving.Wait()
-		r.log.Close()
-	})
-	return r
+	stop = func() { server.Stop(); serving.Wait() }
+	t.Cleanup(func() { conn.Close(); stop() })
+	return conn, stop
 }
 
 func pipeline(deps ...*pipepb.ArtifactInformation) *pipepb.Pipeline {

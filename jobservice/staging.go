@@ -21,6 +21,7 @@ const maxArtifacts = 100_000
 type stagingServer struct {
 	jobpb.UnimplementedArtifactStagingServiceServer
 	*Service
+	held bool // as in jobServer
 }
 
 // ReverseArtifactRetrievalService fetches a prepared job's artifacts from its
@@ -33,7 +34,7 @@ func (s *stagingServer) ReverseArtifactRetrievalService(stream jobpb.ArtifactSta
 	p, done := s.prepared.use(first.GetStagingToken(), s.opts.Now)
 	defer done()
 	if p == nil {
-		return status.Errorf(codes.NotFound, "no prepared job for staging token %.200q", first.GetStagingToken())
+		return s.stageElsewhere(stream, first)
 	}
 	select { // one stream at a time: a client that tries again waits for its first try's end
 	case p.staging <- struct{}{}:
@@ -217,7 +218,10 @@ func endedEarly(err error) error {
 type legacyStagingServer struct {
 	jobpb.UnimplementedLegacyArtifactStagingServiceServer
 	*Service
+	held bool // as in jobServer
 }
+
+var errLegacy = status.Error(codes.Unimplemented, "the legacy artifact staging protocol is not supported; use ArtifactStagingService")
 
 // PutArtifact refuses, with the reason for which the client came here.
 func (s *legacyStagingServer) PutArtifact(stream jobpb.LegacyArtifactStagingService_PutArtifactServer) error {
@@ -227,10 +231,11 @@ func (s *legacyStagingServer) PutArtifact(stream jobpb.LegacyArtifactStagingServ
 	}
 	p, done := s.prepared.use(first.GetMetadata().GetStagingSessionToken(), s.opts.Now)
 	defer done()
-	if p != nil {
-		if _, failure := s.prepared.outcome(p); failure != nil {
-			return stagingStatus(p.submission.Name, failure)
-		}
+	if p == nil {
+		return s.putElsewhere(stream.Context(), first)
 	}
-	return status.Error(codes.Unimplemented, "the legacy artifact staging protocol is not supported; use ArtifactStagingService")
+	if _, failure := s.prepared.outcome(p); failure != nil {
+		return stagingStatus(p.submission.Name, failure)
+	}
+	return errLegacy
 }

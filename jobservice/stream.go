@@ -56,7 +56,7 @@ func interrupted(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	return status.Error(codes.Unavailable, "the runner is shutting down")
+	return status.Error(codes.Unavailable, "this JobManager is stopping, or has lost touch with its group: ask another")
 }
 
 // GetMessageStream sends all messages that are kept, then new ones and the

@@ -15,50 +15,87 @@ import (
 
 func certsCommand() *cobra.Command {
 	var dir string
-	var clients []string
 	var days int
+	kinds := certKinds()
 	c := &cobra.Command{
-		Use:   "certs [flags] NAME[=HOST,…]...",
+		Use:   "certs --jobmanager=NAME[=HOST,…]… --taskmanager=NAME[=HOST,…]… --operator=NAME… --client=NAME…",
 		Short: "Make the certificates that Trestle's processes show each other",
 		Long: `Make the certificates that Trestle's processes show each other.
 
-For each NAME, a process's, DIR/NAME.crt and DIR/NAME.key are made, valid for
+For each NAME, DIR/NAME.crt and DIR/NAME.key are made; a process's is valid for
 the hosts (names or addresses) under which others reach it. The first call makes
 the authority, too: DIR/ca.crt and DIR/ca.key; later ones use it again.
-  trestle certs jm1=10.0.0.1 jm2=10.0.0.2 jm3=10.0.0.3 tm1=10.0.0.4
+  trestle certs --jobmanager=jm1=10.0.0.1 --jobmanager=jm2=10.0.0.2 \
+    --jobmanager=jm3=10.0.0.3 --taskmanager=tm1=10.0.0.4 --operator=me
 Each process gets its own two files and ca.crt:
   trestle jobmanager --tls-cert=jm1.crt --tls-key=jm1.key --tls-ca=ca.crt …
-Clients' certificates (--client) open job endpoints through trestle proxy, and
-nothing else. Keep ca.key away from the machines: whoever has it is let in.`,
+What a certificate is for stands in it: a TaskManager's is not let in where
+JobManagers decide, an operator's is for trestle cluster, and a client's opens
+job endpoints through trestle proxy and nothing else. NAME=HOST,… without a flag
+makes one for all three roles of a process: simple where all machines are trusted
+alike. Keep ca.key away from the machines: whoever has it is let in.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args)+len(clients) == 0 {
-				return errors.New("whom for? Name processes as NAME=HOST,…, or clients with --client")
+			asked := len(args)
+			for _, k := range kinds {
+				asked += len(k.names)
+			}
+			if asked == 0 {
+				return errors.New("whom for? Name processes by --jobmanager=NAME=HOST,… and --taskmanager=NAME=HOST,…, people by --operator=NAME and --client=NAME")
 			}
 			authority, err := openAuthority(c, dir)
 			if err != nil {
 				return err
 			}
 			life := cluster.ValidFor(time.Duration(days) * 24 * time.Hour)
-			for _, a := range args {
-				name, hosts, _ := strings.Cut(a, "=")
-				cert, err := authority.Node(name, split(hosts), life)
-				if err := errors.Join(err, save(c, cert, dir)); err != nil {
-					return err
-				}
-			}
-			for _, name := range clients {
-				cert, err := authority.Client(name, life)
-				if err := errors.Join(err, save(c, cert, dir)); err != nil {
-					return err
+			for _, k := range append(kinds, &certKind{names: args, issue: process()}) {
+				for _, a := range k.names {
+					name, hosts, _ := strings.Cut(a, "=")
+					cert, err := k.issue(authority, name, split(hosts), life)
+					if err := errors.Join(err, save(c, cert, dir)); err != nil {
+						return err
+					}
 				}
 			}
 			return nil
 		},
 	}
+	for _, k := range kinds {
+		c.Flags().StringArrayVar(&k.names, k.flag, nil, k.help+"; may be repeated")
+	}
 	c.Flags().StringVar(&dir, "dir", "trestle-certs", "`DIR` that holds the authority and the certificates")
-	c.Flags().StringSliceVar(&clients, "client", nil, "`NAME` of a client to make a certificate for; may be repeated")
 	c.Flags().IntVar(&days, "days", 365, "`DAYS` that the certificates are valid")
 	return c
+}
+
+// A certKind is one flag that asks for certificates.
+type certKind struct {
+	flag, help string
+	names      []string // NAME[=HOST,…]
+	issue      func(a *cluster.Authority, name string, hosts []string, life cluster.Life) (*cluster.Certificate, error)
+}
+
+func certKinds() []*certKind {
+	person := func(issue func(*cluster.Authority, string, cluster.Life) (*cluster.Certificate, error)) func(*cluster.Authority, string, []string, cluster.Life) (*cluster.Certificate, error) {
+		return func(a *cluster.Authority, name string, hosts []string, life cluster.Life) (*cluster.Certificate, error) {
+			if len(hosts) > 0 {
+				return nil, fmt.Errorf("%s: nobody calls an operator or a client, so there are no hosts to name", name)
+			}
+			return issue(a, name, life)
+		}
+	}
+	return []*certKind{
+		{flag: "jobmanager", help: "`NAME[=HOST,…]` of a JobManager", issue: process(cluster.JobManager)},
+		{flag: "taskmanager", help: "`NAME[=HOST,…]` of a TaskManager", issue: process(cluster.TaskManager)},
+		{flag: "operator", help: "`NAME` of one who uses trestle cluster", issue: person((*cluster.Authority).Operator)},
+		{flag: "client", help: "`NAME` of one who submits jobs", issue: person((*cluster.Authority).Client)},
+	}
+}
+
+// process issues certificates of Trestle's own processes.
+func process(roles ...cluster.Role) func(*cluster.Authority, string, []string, cluster.Life) (*cluster.Certificate, error) {
+	return func(a *cluster.Authority, name string, hosts []string, life cluster.Life) (*cluster.Certificate, error) {
+		return a.Node(name, hosts, life, roles...)
+	}
 }
 
 // openAuthority reads the authority of a directory, or makes one.

@@ -89,12 +89,16 @@ func sign(template *x509.Certificate, life Life, parent *x509.Certificate, key, 
 // Expiry is when the authority's certificate ends, and all of its.
 func (a *Authority) Expiry() time.Time { return a.certificate.NotAfter }
 
-// Node makes the certificate of one of Trestle's own processes. Hosts are the
-// names and addresses under which others reach it; its own name, localhost and
-// loopback addresses are among them always.
-func (a *Authority) Node(name string, hosts []string, life Life) (*Certificate, error) {
+// Node makes the certificate of one of Trestle's own processes, for those roles,
+// or for all if there are none. Hosts are the names and addresses under which
+// others reach it; its own name, localhost and loopback addresses are among them
+// always.
+func (a *Authority) Node(name string, hosts []string, life Life, roles ...Role) (*Certificate, error) {
+	if len(roles) == 0 {
+		roles = []Role{JobManager, TaskManager, Operator}
+	}
 	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: name},
+		Subject:     subject(name, roles...),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		DNSNames:    []string{name, "localhost"},
@@ -108,6 +112,16 @@ func (a *Authority) Node(name string, hosts []string, life Life) (*Certificate, 
 		}
 	}
 	return a.issue(name, template, life)
+}
+
+// Operator makes a certificate for one who looks after a group. Nobody is served
+// with it.
+func (a *Authority) Operator(name string, life Life) (*Certificate, error) {
+	return a.issue(name, &x509.Certificate{
+		Subject:     subject(name, Operator),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, life)
 }
 
 // Client makes a certificate for one who submits jobs. It opens job endpoints

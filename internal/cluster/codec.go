@@ -7,6 +7,7 @@ import (
 	"trestle/internal/bufpool"
 
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 )
 
 // A Frame is a message of raw bytes in a pooled buffer. To send it gives it
@@ -45,7 +46,8 @@ func (f *Frame) Free() {
 	f.room, f.buffer = nil, nil
 }
 
-// codec is what all calls use: a *Frame travels as it is, all else as JSON.
+// codec is what all calls use: a *Frame travels as it is, messages of services
+// that were registered as protocol buffers, all else as JSON.
 type codec struct{}
 
 // Name is the content subtype of the calls.
@@ -55,7 +57,7 @@ func (codec) Name() string { return "trestle" }
 func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	f, ok := v.(*Frame)
 	if !ok {
-		b, err := json.Marshal(v)
+		b, err := encode(v)
 		if err != nil {
 			return nil, err
 		}
@@ -81,10 +83,25 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return nil
 	}
 	defer whole.Free()
-	if err := json.Unmarshal(whole.ReadOnlyData(), v); err != nil {
+	if err := decode(whole.ReadOnlyData(), v); err != nil {
 		return fmt.Errorf("read message: %w", err)
 	}
 	return nil
+}
+
+func encode(v any) ([]byte, error) {
+	if m, ok := v.(proto.Message); ok {
+		return proto.Marshal(m)
+	}
+	return json.Marshal(v)
+}
+
+// decode copies what it takes out of data.
+func decode(data []byte, v any) error {
+	if m, ok := v.(proto.Message); ok {
+		return proto.Unmarshal(data, m)
+	}
+	return json.Unmarshal(data, v)
 }
 
 // frames is the pool of frames' bytes: from 1 KiB, below which gRPC doesn't give

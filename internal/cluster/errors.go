@@ -32,8 +32,9 @@ func (e *Error) Error() string {
 
 // Kinds that this package itself answers with.
 const (
-	KindPanic   = "panic"   // the handler panicked
-	KindUnknown = "unknown" // the peer has no such method
+	KindPanic     = "panic"     // the handler panicked
+	KindUnknown   = "unknown"   // the peer has no such method
+	KindForbidden = "forbidden" // the caller's certificate is for other things
 )
 
 // IsKind reports whether err is an *Error of that kind.

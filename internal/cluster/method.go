@@ -16,6 +16,14 @@ type Method struct {
 	stream  *grpc.StreamDesc
 }
 
+// path is how gRPC names the method.
+func (m Method) path() string {
+	if m.unary != nil {
+		return "/" + m.service + "/" + m.unary.MethodName
+	}
+	return "/" + m.service + "/" + m.stream.StreamName
+}
+
 // prefix keeps our services apart from all others.
 const prefix = "trestle."
 
@@ -58,11 +66,14 @@ func (c Call[In, Out]) Serve(handle func(ctx context.Context, in *In) (*Out, err
 	desc := &grpc.MethodDesc{
 		MethodName: c.name,
 		Handler: func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
+			s := srv.(*Server)
+			if err := s.permit(ctx, "/"+prefix+c.service+"/"+c.name); err != nil {
+				return nil, err
+			}
 			in := new(In)
 			if err := decode(in); err != nil {
 				return nil, err
 			}
-			s := srv.(*Server)
 			ctx, stop := s.while(ctx)
 			defer stop()
 			defer s.recovered("/"+c.service+"/"+c.name, &err)

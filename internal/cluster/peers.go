@@ -9,9 +9,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 // Peers are connections to other processes, one to each, made when they are
@@ -61,6 +63,37 @@ func (c *Conn) use() func() {
 	c.used.Store(time.Now().UnixNano())
 	var once sync.Once
 	return func() { once.Do(func() { c.users.Add(-1) }) }
+}
+
+// GRPC is the connection for clients of generated code, for what a Server has
+// by For. Errors are gRPC's: codes.Unavailable is also a peer that can't be
+// reached.
+func (c *Conn) GRPC() grpc.ClientConnInterface { return generated{c} }
+
+type generated struct{ conn *Conn }
+
+// Invoke is grpc.ClientConnInterface.
+func (g generated) Invoke(ctx context.Context, method string, in, out any, opts ...grpc.CallOption) error {
+	if g.conn.broken != nil {
+		return status.Error(codes.Unavailable, g.conn.broken.Error())
+	}
+	defer g.conn.use()()
+	return g.conn.grpc.Invoke(ctx, method, in, out, opts...)
+}
+
+// NewStream is grpc.ClientConnInterface.
+func (g generated) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if g.conn.broken != nil {
+		return nil, status.Error(codes.Unavailable, g.conn.broken.Error())
+	}
+	done := g.conn.use()
+	s, err := g.conn.grpc.NewStream(ctx, desc, method, opts...)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	context.AfterFunc(s.Context(), done) // which ends with the stream
+	return s, nil
 }
 
 // To is the connection to the process at HOST:PORT. It doesn't wait. After

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 )
@@ -78,6 +77,12 @@ func nameOf(c *x509.Certificate) string {
 	return c.DNSNames[0]
 }
 
+// MayBe reports whether the process may act in a role: it may in all where there
+// are no certificates.
+func (s *Security) MayBe(role Role) bool {
+	return s.insecure || mayBe(s.certificate().Leaf, role)
+}
+
 // Name is the process's name by its certificate; "" without one.
 func (s *Security) Name() string { return s.name }
 
@@ -127,8 +132,11 @@ func (s *Security) certificate() *tls.Certificate {
 type Audience int
 
 const (
-	// Nodes are Trestle's own processes, whose certificates may serve.
+	// Nodes are Trestle's own processes, and who looks after them: those whose
+	// certificates name a role.
 	Nodes Audience = iota
+	// Deciders are JobManagers.
+	Deciders
 	// Anyone is nodes, and clients of jobs.
 	Anyone
 )
@@ -144,16 +152,24 @@ func (s *Security) ServerTLS(who Audience) *tls.Config {
 			return s.certificate(), nil
 		},
 	}
-	if who == Nodes {
-		c.VerifyConnection = func(state tls.ConnectionState) error {
-			leaf := state.PeerCertificates[0]
-			if !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
-				return fmt.Errorf("the certificate of %q is a client's; only Trestle's own processes may call here", nameOf(leaf))
-			}
-			return nil
-		}
+	switch who {
+	case Nodes:
+		c.VerifyConnection = only("only Trestle's own processes may call here", JobManager, TaskManager, Operator)
+	case Deciders:
+		c.VerifyConnection = only("only JobManagers may call here", JobManager)
+	case Anyone:
 	}
 	return c
+}
+
+// only refuses who has none of the roles.
+func only(rule string, roles ...Role) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		if leaf := state.PeerCertificates[0]; !mayBe(leaf, roles...) {
+			return fmt.Errorf("the certificate of %s: %s", described(leaf), rule)
+		}
+		return nil
+	}
 }
 
 // ClientTLS is the configuration of one who dials. The other's certificate must

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -18,24 +19,41 @@ import (
 
 // A Server answers the calls of other processes.
 type Server struct {
-	opts     Options
-	security *Security
-	services map[string]*grpc.ServiceDesc
-	ctx      context.Context // of Serve; handlers' end with it
+	opts       Options
+	security   *Security
+	services   map[string]*grpc.ServiceDesc
+	registered []registered
+	roles      map[string][]Role // that may call a method; those without are for all of Trestle's own
+	ctx        context.Context   // of Serve; handlers' end with it
+}
+
+// Registered is a service of generated code.
+type registered struct {
+	desc *grpc.ServiceDesc
+	impl any
 }
 
 // NewServer returns a server that answers nothing but Ping.
 func NewServer(security *Security, opts Options) *Server {
-	s := &Server{opts: opts.withDefaults(), security: security, services: map[string]*grpc.ServiceDesc{}}
+	s := &Server{opts: opts.withDefaults(), security: security, services: map[string]*grpc.ServiceDesc{}, roles: map[string][]Role{}}
 	s.Handle(ping.Serve(func(context.Context, *struct{}) (*pong, error) {
 		return &pong{Name: security.Name()}, nil
 	}))
 	return s
 }
 
-// Handle adds methods. It is called before Serve.
-func (s *Server) Handle(methods ...Method) {
+// Handle adds methods, which all of Trestle's own processes may call. It is
+// called before Serve.
+func (s *Server) Handle(methods ...Method) { s.HandleFor(nil, methods...) }
+
+// HandleFor adds methods for those whose certificate has one of the roles. In
+// the clear nobody can be told from others: then all may call. It is called
+// before Serve.
+func (s *Server) HandleFor(roles []Role, methods ...Method) {
 	for _, m := range methods {
+		if roles != nil {
+			s.roles[m.path()] = roles
+		}
 		desc := s.services[m.service]
 		if desc == nil {
 			desc = &grpc.ServiceDesc{ServiceName: m.service, HandlerType: (*any)(nil)}
@@ -47,6 +65,27 @@ func (s *Server) Handle(methods ...Method) {
 		if m.stream != nil {
 			desc.Streams = append(desc.Streams, *m.stream)
 		}
+	}
+}
+
+// For is a registrar for services of generated code, whose callers must have
+// one of the roles, as with HandleFor. They are called through Conn.GRPC, and
+// their errors and messages travel as gRPC's do. It is used before Serve.
+func (s *Server) For(roles ...Role) grpc.ServiceRegistrar { return registrar{s, roles} }
+
+type registrar struct {
+	s     *Server
+	roles []Role
+}
+
+// RegisterService is grpc.ServiceRegistrar.
+func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	r.s.registered = append(r.s.registered, registered{desc, impl})
+	for _, m := range desc.Methods {
+		r.s.roles["/"+desc.ServiceName+"/"+m.MethodName] = r.roles
+	}
+	for _, m := range desc.Streams {
+		r.s.roles["/"+desc.ServiceName+"/"+m.StreamName] = r.roles
 	}
 }
 
@@ -69,6 +108,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := grpc.NewServer(s.options()...)
 	for _, desc := range s.services {
 		srv.RegisterService(desc, s)
+	}
+	for _, r := range s.registered {
+		srv.RegisterService(r.desc, r.impl)
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
@@ -98,6 +140,7 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.ConnectionTimeout(greeting),
 		grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(s.guardUnary), grpc.StreamInterceptor(s.guardStream),
 	}
 	if !s.security.insecure {
 		creds := credentials.NewTLS(s.security.ServerTLS(Nodes))
@@ -120,6 +163,40 @@ func (d doorkeeper) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo,
 		d.s.opts.Log.Warn("refused a connection", "from", c.RemoteAddr().String(), "err", err)
 	}
 	return secured, info, err
+}
+
+// guardUnary stands before the calls of registered services; Call.Serve looks
+// after its own, before it reads what comes.
+func (s *Server) guardUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (out any, err error) {
+	if err := s.permit(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	defer s.recovered(info.FullMethod, &err)
+	return handle(ctx, in)
+}
+
+// guardStream stands before all streams.
+func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	if err := s.permit(stream.Context(), info.FullMethod); err != nil {
+		return err
+	}
+	defer s.recovered(info.FullMethod, &err)
+	return handle(srv, stream)
+}
+
+// permit refuses a caller whose certificate has none of the roles that a method
+// is for.
+func (s *Server) permit(ctx context.Context, method string) error {
+	wanted := s.roles[method]
+	if s.security.insecure || wanted == nil {
+		return nil
+	}
+	leaf := certificateOf(ctx)
+	if leaf != nil && mayBe(leaf, wanted...) {
+		return nil
+	}
+	s.opts.Log.Warn("refused a call", "method", method, "caller", Caller(ctx))
+	return statusOf(&Error{Kind: KindForbidden, Text: fmt.Sprintf("the certificate of %s: %s is for %s", described(leaf), method, list(wanted))})
 }
 
 // while is a handler's context: it ends with the call, and with the server.
@@ -160,13 +237,22 @@ func Caller(ctx context.Context) string {
 
 // Verified names the process that makes a call, if its certificate does.
 func Verified(ctx context.Context) (name string, ok bool) {
+	leaf := certificateOf(ctx)
+	if leaf == nil {
+		return "", false
+	}
+	return nameOf(leaf), true
+}
+
+// certificateOf is the one that a caller has shown, nil if there was none.
+func certificateOf(ctx context.Context) *x509.Certificate {
 	p, there := peer.FromContext(ctx)
 	if !there {
-		return "", false
+		return nil
 	}
 	info, secure := p.AuthInfo.(credentials.TLSInfo)
 	if !secure || len(info.State.PeerCertificates) == 0 {
-		return "", false
+		return nil
 	}
-	return nameOf(info.State.PeerCertificates[0]), true
+	return info.State.PeerCertificates[0]
 }

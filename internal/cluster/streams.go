@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Streams are plain connections between processes, for a protocol of their own
+// Streams are plain connections between JobManagers, for a protocol of their own
 // such as Raft's, under the same Security as calls. It is a net.Listener that
 // can dial, too.
 type Streams struct {
@@ -36,7 +36,7 @@ func (s *Streams) Accept() (net.Conn, error) {
 	if err != nil || s.security.insecure {
 		return c, err
 	}
-	config := s.security.ServerTLS(Nodes)
+	config := s.security.ServerTLS(Deciders)
 	config.NextProtos = []string{s.protocol}
 	verify := config.VerifyConnection
 	config.VerifyConnection = func(state tls.ConnectionState) error {
@@ -66,6 +66,7 @@ func (s *Streams) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	}
 	config := s.security.ClientTLS()
 	config.NextProtos = []string{s.protocol}
+	config.VerifyConnection = only("it is dialled as a JobManager's", JobManager)
 	config.ServerName, _, err = net.SplitHostPort(addr)
 	if err == nil {
 		t := tls.Client(c, config)

@@ -35,6 +35,7 @@ func (n *Node) joinAway(cfg taskSideConfig) (err error) {
 			return err
 		}
 	}
+	cfg.Group = func() string { return n.client.Group() }
 	cfg.Peer = n.peer
 	lines := remote.NewLines(cfg.Name, 0)
 	n.mail = newMailbox(linesSink{lines}, "", n.log)
@@ -58,8 +59,9 @@ func (n *Node) joinAway(cfg taskSideConfig) (err error) {
 		Log:         n.log,
 	})
 	n.server = cluster.NewServer(n.security, cluster.Options{Log: n.log})
-	n.server.Handle(n.side.network.Methods()...)
-	n.server.Handle(n.side.TaskManager.Methods()...)
+	peers := []cluster.Role{cluster.TaskManager}
+	n.server.HandleFor(peers, n.side.network.Methods()...)
+	n.server.HandleFor(peers, n.side.TaskManager.Methods()...)
 	return nil
 }
 

@@ -70,6 +70,9 @@ func (c *caretaker) run(ctx context.Context) error {
 	if c.node.replicator != nil {
 		c.watching.Go(func() { c.complete(ctx) })
 	}
+	if c.node.cfg.ShuffleStore != "" {
+		c.watching.Go(func() { c.sweepStore(ctx) })
+	}
 	// Jobs that were prepared and never run end with their process.
 	c.node.artifacts.Keep(func(job string, last time.Time) bool { return known[job] || last.After(c.began) })
 	for {

@@ -21,16 +21,21 @@ import (
 // A process is one node of a group.
 type process struct {
 	name  string
+	cfg   Config
+	node  *Node
 	ready Ready
 	stop  func()
 }
 
-// start runs a node until stop is called.
-func start(t *testing.T, c Config) *process {
+// start runs a node until stop is called; change may change it before.
+func start(t *testing.T, c Config, change ...func(*Node)) *process {
 	t.Helper()
 	n, err := New(c, "test", quiet)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(n)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served, ended := make(chan struct{}), make(chan error, 1)
@@ -40,7 +45,7 @@ func start(t *testing.T, c Config) *process {
 	case err := <-ended:
 		t.Fatalf("%s ended at once: %v", c.Name, err)
 	}
-	p := &process{name: c.Name, ready: n.Ready()}
+	p := &process{name: c.Name, cfg: c, node: n, ready: n.Ready()}
 	stopped := false
 	p.stop = func() {
 		if stopped {
@@ -120,7 +125,16 @@ func finish(t *testing.T, at, seenAt jobpb.JobServiceClient) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	states, err := seenAt.GetStateStream(ctx, &jobpb.GetJobStateRequest{JobId: run.GetJobId()})
+	done(t, seenAt, run.GetJobId())
+	return run.GetJobId()
+}
+
+// done waits until a job has ended well.
+func done(t *testing.T, at jobpb.JobServiceClient, job string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	states, err := at.GetStateStream(ctx, &jobpb.GetJobStateRequest{JobId: job})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,38 +151,62 @@ func finish(t *testing.T, at, seenAt jobpb.JobServiceClient) string {
 	}
 	if last != jobpb.JobState_DONE {
 		t.Errorf("the job ended %v", last)
+		messages, err := at.GetMessageStream(ctx, &jobpb.JobMessagesRequest{JobId: job})
+		for err == nil {
+			var m *jobpb.JobMessagesResponse
+			m, err = messages.Recv()
+			t.Log(m.GetMessageResponse().GetMessageText())
+		}
 	}
-	return run.GetJobId()
 }
+
+// trio are the settings of three JobManagers, jm1 to jm3, and their addresses.
+func trio(t *testing.T, change func(*Config)) (configs []Config, addrs []string) {
+	t.Helper()
+	addrs = freePorts(t, 3)
+	var members []string
+	for i, addr := range addrs {
+		c := DefaultsOf(JobManager)
+		c.Name = fmt.Sprint("jm", i+1)
+		c.Data = filepath.Join(t.TempDir(), c.Name)
+		c.JobAddr, c.WebAddr, c.ClusterAddr = "127.0.0.1:0", "127.0.0.1:0", addr
+		members = append(members, c.Name+"="+addr)
+		configs = append(configs, c)
+	}
+	for i := range configs {
+		configs[i].Members = strings.Join(members, ",")
+		change(&configs[i])
+	}
+	return configs, addrs
+}
+
+// taskManager are the settings of tm1.
+func taskManager(t *testing.T, jobManagers []string, change func(*Config)) Config {
+	t.Helper()
+	c := DefaultsOf(TaskManager)
+	c.Name, c.Data, c.Slots, c.JobManagers = "tm1", filepath.Join(t.TempDir(), "tm1"), 2, strings.Join(jobManagers, ",")
+	c.StopTimeout = 10 * time.Second
+	change(&c)
+	return c
+}
+
+// open is for processes without certificates.
+func open(*Config) {}
 
 // Three JobManagers and a TaskManager with certificates: any of them takes jobs
 // and shows all; when the leader goes the others go on, and know what was.
 func TestGroup(t *testing.T) {
 	here := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, here) }) // after all clients are closed
-	names := []string{"jm1", "jm2", "jm3"}
-	secure := certificates(t, append(names, "tm1")...)
-	addrs := freePorts(t, len(names))
-	var members []string
-	for i, name := range names {
-		members = append(members, name+"="+addrs[i])
-	}
+	secure := certificates(t, "jm1", "jm2", "jm3", "tm1")
+	configs, addrs := trio(t, secure)
 	var managers []*process
-	for i, name := range names {
-		c := DefaultsOf(JobManager)
-		c.Name, c.Data = name, filepath.Join(t.TempDir(), name)
-		c.JobAddr, c.WebAddr, c.ClusterAddr = "127.0.0.1:0", "127.0.0.1:0", addrs[i]
-		c.Members = strings.Join(members, ",")
-		secure(&c)
+	for _, c := range configs {
 		p := start(t, c)
 		defer p.stop()
 		managers = append(managers, p)
 	}
-	c := DefaultsOf(TaskManager)
-	c.Name, c.Data, c.Slots, c.JobManagers = "tm1", filepath.Join(t.TempDir(), "tm1"), 2, addrs[0] // the others it hears of
-	c.StopTimeout = 10 * time.Second
-	secure(&c)
-	worker := start(t, c)
+	worker := start(t, taskManager(t, addrs[:1], secure)) // the others it hears of
 	defer worker.stop()
 
 	first := finish(t, jobsAt(t, managers[0].ready.Job), jobsAt(t, managers[1].ready.Job))
@@ -202,6 +240,7 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+// leaderOf waits until there is one.
 func leaderOf(t *testing.T, c *Config, addrs []string) string {
 	t.Helper()
 	g, err := OpenGroup(addrs, c.TLSCert, c.TLSKey, c.TLSCA)
@@ -211,14 +250,18 @@ func leaderOf(t *testing.T, c *Config, addrs []string) string {
 	defer g.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	s, err := g.Status(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range s.Members {
-		if m.Leader {
-			return m.Name
+	for { // there may be none for a moment
+		s, err := g.Status(ctx)
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		if err != nil {
+			continue
+		}
+		for _, m := range s.Members {
+			if m.Leader {
+				return m.Name
+			}
 		}
 	}
-	return ""
 }

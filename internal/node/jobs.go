@@ -36,9 +36,10 @@ type jobs struct {
 	// there is nobody else, or one store for all.
 	share func(ctx context.Context, s *jobservice.Submission, blobs []string) error
 	// fetch gets a job's blobs from those who have them; nil like share.
-	fetch func(ctx context.Context, job string, blobs ...string) error
-	files func(job string) []string // the names of the artifacts that it has staged
-	log   *slog.Logger
+	fetch   func(ctx context.Context, job string, blobs ...string) error
+	files   func(job string) []string // the names of the artifacts that it has staged
+	contact *contact                  // with the group; nil where embedded
+	log     *slog.Logger
 	// submitting is held by those who store a job and then have it accepted, and
 	// taken whole by who removes blobs that belong to no job.
 	submitting sync.RWMutex
@@ -253,20 +254,29 @@ func beamState(s catalog.JobState) jobpb.JobState_Enum {
 	return jobpb.JobState_Enum(jobpb.JobState_Enum_value[string(s)])
 }
 
-// Watch follows a job.
+// Watch follows a job, as long as this process hears of it.
 func (h *jobs) Watch(ctx context.Context, id string) (iter.Seq[jobservice.State], error) {
-	statuses, err := h.board.Watch(ctx, id)
+	_, err := h.board.Watch(ctx, id)
 	if errors.Is(err, runner.ErrUnknownJob) {
 		// Another JobManager may have accepted it a moment ago.
 		if err := h.lead.Sync(ctx); err != nil {
 			return nil, err
 		}
-		statuses, err = h.board.Watch(ctx, id)
+		_, err = h.board.Watch(ctx, id)
 	}
 	if err != nil {
 		return nil, houseError(err)
 	}
+	if err := h.contact.lost(); err != nil {
+		return nil, err
+	}
 	return func(yield func(jobservice.State) bool) {
+		ctx, free := h.contact.keep(ctx)
+		defer free()
+		statuses, err := h.board.Watch(ctx, id)
+		if err != nil {
+			return // forgotten a moment ago
+		}
 		for s := range statuses {
 			if !yield(jobservice.State{State: beamState(s.State), Time: s.At, Error: s.Error}) {
 				return

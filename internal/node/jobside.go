@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 	"trestle/runner/joblog"
 	"trestle/runner/remote"
 	"trestle/runner/schedule"
+
+	"google.golang.org/grpc"
 )
 
 func (n *Node) openStores() (err error) {
@@ -52,11 +55,36 @@ func (n *Node) joinJobSide() error {
 	n.lead = &lead{board: n.board, group: raftGroup{n.raft}, peers: n.peers}
 	n.lead.take(nil)
 	n.jobs = &jobs{cfg: n.cfg, lead: n.lead, board: n.board, blobs: n.blobs, side: n.side, files: n.artifacts.Names, log: n.log}
-	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log})
+	opts := jobservice.Options{PreparedTTL: n.cfg.PreparedTTL, Log: n.log}
+	if n.cfg.Role != Embedded {
+		opts.Name, opts.Holder = n.name(), n.holder
+		n.contact = newContact(n.inTouch)
+		n.jobs.contact = n.contact
+	}
+	n.jobService = jobservice.New(n.jobs, n.messages, n.artifacts, opts)
 	if n.cfg.Role == Embedded {
 		return nil
 	}
 	return n.joinGroup()
+}
+
+// holder is the way to the jobs that another JobManager has prepared.
+func (n *Node) holder(name string) (grpc.ClientConnInterface, error) {
+	for _, m := range n.raft.Members() {
+		if m.ID == name {
+			return n.peers.To(m.Addr).GRPC(), nil
+		}
+	}
+	return nil, errors.New("it is not of this group")
+}
+
+// inTouch tells whether this JobManager hears of a leader, and whether the group
+// counts it among its members, as far as it knows.
+func (n *Node) inTouch() (leader, member bool) {
+	_, _, leader = n.raft.Leader()
+	all := n.raft.Members()
+	member = len(all) == 0 || slices.ContainsFunc(all, func(m raftmeta.Member) bool { return m.ID == n.name() })
+	return leader, member
 }
 
 // openLog opens the log of decisions.
@@ -136,12 +164,15 @@ func (n *Node) joinGroup() error {
 		Lines: n.takeLines,
 		Log:   n.log,
 	})
-	n.server = cluster.NewServer(n.security, cluster.Options{Log: n.log})
-	n.server.Handle(n.lead.methods()...)
-	n.server.Handle(n.sessions.Methods()...)
-	n.server.Handle(n.memberMethods()...)
+	n.server = cluster.NewServer(n.security, n.wire())
+	deciders := []cluster.Role{cluster.JobManager}
+	n.server.HandleFor(deciders, n.lead.methods()...)
+	n.server.HandleFor([]cluster.Role{cluster.TaskManager}, n.sessions.Methods()...)
+	n.server.HandleFor([]cluster.Role{cluster.Operator, cluster.JobManager}, n.memberMethods()...)
 	shelves := replica.ShelvesOf(n.blobs, n.artifacts)
-	n.server.Handle(replica.Methods(shelves)...)
+	n.server.HandleFor(deciders, replica.KeepMethods(shelves)...)
+	n.server.HandleFor([]cluster.Role{cluster.JobManager, cluster.TaskManager}, replica.GiveMethods(shelves)...)
+	n.jobService.RegisterHeld(n.server.For(deciders...))
 	n.replicator = replica.New(shelves, n.peers, n.others)
 	n.jobs.share, n.jobs.fetch = n.share, n.fetchBlobs
 	return nil
@@ -185,6 +216,7 @@ func (n *Node) policy() schedule.Policy {
 // decide runs jobs as long as this process leads.
 func (n *Node) decide(ctx context.Context, term uint64, journal *raftmeta.Journal) error {
 	cfg := runner.Config{Journal: journal, Board: n.board, Policy: n.policy(), Reconcile: n.cfg.Reconcile, Log: n.log}
+	cfg.Sources = sources{n.blobs, n.jobs.fetch}
 	if n.side != nil {
 		cfg.TaskManagers = []runner.TaskManager{n.side.TaskManager}
 	}
@@ -221,7 +253,6 @@ func (n *Node) takeLines(job, source string, seq uint64, entries []joblog.Entry)
 	return n.messages.Append(job, entries...)
 }
 
-	cfg.Sources = sources{n.blobs, n.jobs.fetch}
 // retired tells a lost office from a failure. Raft may say that it is lost
 // before ctx does.
 func (n *Node) retired(ctx context.Context, err error) error {
@@ -246,6 +277,9 @@ func (n *Node) jobParts() []part {
 	decisions := part{name: "log of decisions", run: n.keepLog}
 	if n.cfg.Role == Embedded {
 		decisions.ready = n.led // there is nobody else to wait for
+	}
+	if n.contact != nil {
+		parts = append(parts, part{name: "contact", run: n.contact.run})
 	}
 	return append(parts, decisions,
 		part{name: "caretaker", run: n.caretaker.run},

@@ -147,6 +147,14 @@ func (l *lead) take(d *runner.Dispatcher) {
 	l.changed = make(chan struct{})
 }
 
+// now tells whether this process leads, and gives a channel that is closed when
+// that may have changed.
+func (l *lead) now() (leads bool, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dispatcher != nil, l.changed
+}
+
 func (l *lead) leading() *runner.Dispatcher {
 	l.mu.Lock()
 	defer l.mu.Unlock()

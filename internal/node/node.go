@@ -60,6 +60,7 @@ type Node struct {
 	jobs       *jobs
 	jobService *jobservice.Service
 	caretaker  *caretaker
+	contact    *contact        // nil where embedded
 	sessions   *remote.Server  // of TaskManagers; nil where embedded
 	server     *cluster.Server // of other processes' calls; nil where embedded
 	replicator *replica.Replicator
@@ -112,7 +113,7 @@ func New(cfg Config, version string, log *slog.Logger) (n *Node, err error) {
 		}
 	}
 	if cfg.Role != Embedded {
-		n.peers = cluster.NewPeers(n.security, cluster.Options{Log: log})
+		n.peers = cluster.NewPeers(n.security, n.wire())
 	}
 	return n, n.join()
 }
@@ -121,7 +122,26 @@ func securityOf(cfg Config) (*cluster.Security, error) {
 	if cfg.TLSCert == "" {
 		return cluster.Insecure(), nil
 	}
-	return cluster.LoadSecurity(cfg.TLSCert, cfg.TLSKey, cfg.TLSCA)
+	s, err := cluster.LoadSecurity(cfg.TLSCert, cfg.TLSKey, cfg.TLSCA)
+	if err != nil {
+		return nil, err
+	}
+	for of, role := range map[Role]cluster.Role{JobManager: cluster.JobManager, TaskManager: cluster.TaskManager} {
+		if cfg.Role == of && !s.MayBe(role) {
+			return nil, fmt.Errorf("--tls-cert=%s: is not a %s's: make one by trestle certs --%s=%s=HOST", cfg.TLSCert, role, role, s.Name())
+		}
+	}
+	return s, nil
+}
+
+// wire is how the process talks to others. JobManagers send clients' calls on,
+// with pipelines in them.
+func (n *Node) wire() cluster.Options {
+	o := cluster.Options{Log: n.log}
+	if n.is(JobManager) {
+		o.MaxMessage = jobservice.MaxMessageBytes
+	}
+	return o
 }
 
 func (n *Node) path(name string) string { return filepath.Join(n.cfg.Data, name) }

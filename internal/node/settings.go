@@ -47,7 +47,7 @@ func (s Setting) Of(c *Config) interface {
 var roles = map[string]Role{
 	"job-addr": JobManager, "job-tls-addr": JobManager, "name": 0, "cluster-addr": JobManager, "data-addr": TaskManager,
 	"advertise": 0, "members": JobManager, "join": JobManager, "jobmanagers": TaskManager,
-	"blob-store": JobManager, "shuffle-store": TaskManager, "lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
+	"blob-store": JobManager, "shuffle-store": 0, "lease": JobManager, "reconcile": JobManager, "tls-cert": 0, "tls-key": 0, "tls-ca": 0,
 	"memory": 0,
 	"slots":  TaskManager, "workers-per-environment": TaskManager, "worker-start-timeout": TaskManager,
 	"exchange-mode": JobManager, "restart-strategy": JobManager, "restart-attempts": JobManager,
@@ -95,7 +95,7 @@ var Settings = []Setting{
 		func(c *Config) field { return text(&c.JobManagers) }},
 	{"blob-store", "URL", "Object store for pipelines and plans that all JobManagers share (s3://BUCKET?prefix=DIR/, file:///DIR on a shared disk); the same for each. TaskManagers ask JobManagers. Default: JobManagers keep copies for each other.",
 		func(c *Config) field { return text(&c.BlobStore) }},
-	{"shuffle-store", "URL", "Object store for what tasks have written, so that it outlives their TaskManager; the same for each. Default: each TaskManager's disk.",
+	{"shuffle-store", "URL", "Object store for what tasks have written, so that it outlives their TaskManager; the same for each. JobManagers clear up in it what nobody else could. Default: each TaskManager's disk.",
 		func(c *Config) field { return text(&c.ShuffleStore) }},
 	{"lease", "DURATION", "Silence after which a TaskManager is taken to be lost.",
 		func(c *Config) field { return value(&c.Lease, "duration", parseDuration) }},

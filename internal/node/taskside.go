@@ -43,6 +43,9 @@ type taskSideConfig struct {
 	// Peer is the connection to another TaskManager; nil where there is none.
 	Peer  func(ctx context.Context, taskManager string) (*cluster.Conn, error)
 	Store *bucket.Bucket // for blocking partitions; nil keeps them here
+	// Group is the id of the JobManagers' group, "" before one was met. Needed with
+	// Store.
+	Group func() string
 	Log   *slog.Logger
 }
 
@@ -108,7 +111,7 @@ func (s *taskSide) joinShuffle(cfg taskSideConfig, shuffleDir, spillDir string) 
 	pipes := memory.New(memory.Config{Budget: s.budget, Dir: spillDir})
 	drivers := map[string]driver.Driver{shuffle.Blocking: disk, shuffle.Pipelined: pipes}
 	if cfg.Store != nil {
-		s.store = blob.New(cfg.Store, blob.Config{Budget: s.budget, Dir: spillDir})
+		s.store = blob.New(cfg.Store, blob.Config{Budget: s.budget, Dir: spillDir, Owner: cfg.Group})
 		drivers[shuffle.Stored] = s.store
 	}
 	tc := task.Config{

@@ -94,7 +94,7 @@ func (n *node) serve() {
 	}
 	n.addr = l.Addr().String()
 	srv := cluster.NewServer(security, cluster.Options{})
-	srv.Handle(Methods(n.shelves)...)
+	srv.Handle(append(KeepMethods(n.shelves), GiveMethods(n.shelves)...)...)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -34,10 +34,15 @@ var (
 	getTalk   = cluster.NewTalk[Item, cluster.Frame]("replica", "Get")
 )
 
-// Methods serve the files of shelves to other processes.
-func Methods(shelves Shelves) []cluster.Method {
+// KeepMethods take files in, from other JobManagers.
+func KeepMethods(shelves Shelves) []cluster.Method {
 	s := server{shelves}
-	return []cluster.Method{adoptCall.Serve(s.adopt), putTalk.Serve(s.put), getTalk.Serve(s.get)}
+	return []cluster.Method{adoptCall.Serve(s.adopt), putTalk.Serve(s.put)}
+}
+
+// GiveMethods give files out, to whoever of Trestle's processes needs them.
+func GiveMethods(shelves Shelves) []cluster.Method {
+	return []cluster.Method{getTalk.Serve(server{shelves}.get)}
 }
 
 type server struct{ shelves Shelves }

@@ -51,6 +51,14 @@ func (c *Client) JobManagers() []string {
 	return all
 }
 
+// Group is the id of the group that the TaskManager works for, "" before it has
+// met one.
+func (c *Client) Group() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.group
+}
+
 // doubt is why one who leads a group for a term must not be obeyed, nil if
 // nothing speaks against it. The lock is held.
 func (c *Client) doubt(addr, group string, term uint64) error {

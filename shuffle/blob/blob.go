@@ -20,15 +20,16 @@
 // Anyone who shares the store may read a partition by its id, and release it.
 // Deleting is done behind the callers' backs; Close waits for it. What nobody
 // released, because all who knew of it have died, goes with Sweep.
+//
+// A store may serve several groups of processes: what each keeps stands under
+// its own name, and no group sees another's.
 package blob
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
-	"time"
 
 	"trestle/internal/bucket"
 	"trestle/internal/membudget"
@@ -37,6 +38,10 @@ import (
 
 // A Config says where what is kept. Budget and Dir are needed.
 type Config struct {
+	// Owner names the group of processes that share what is kept; "" while that
+	// isn't known, when nothing can be created. Once known it stays. Nil is for
+	// those who have the store to themselves.
+	Owner func() string
 	// Budget counts what is kept in memory. It is the one that the blocks'
 	// chunks come from.
 	Budget *membudget.Budget
@@ -80,6 +85,9 @@ func New(b *bucket.Bucket, cfg Config) *Driver {
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 4
 	}
+	if cfg.Owner == nil {
+		cfg.Owner = func() string { return nobody }
+	}
 	d := &Driver{bucket: b, cfg: cfg, retained: cfg.Budget.Share(cfg.Retain), parts: make(map[driver.PartitionID]*known)}
 	d.life, d.end = context.WithCancel(context.Background())
 	d.deletions.bucket = b
@@ -97,6 +105,9 @@ func (d *Driver) Close(ctx context.Context) error {
 func (d *Driver) Create(id driver.PartitionID, subpartitions int) (driver.Partition, error) {
 	if len(id.Job)+len(id.Dataset) > mostNames {
 		return nil, fmt.Errorf("the names of its job and dataset have more than %d bytes", mostNames)
+	}
+	if d.cfg.Owner() == "" {
+		return nil, errors.New("it isn't known yet whose the store is: no JobManager was met")
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,7 +174,7 @@ func (d *Driver) letGo(ids []driver.PartitionID) {
 		switch {
 		case k.readers > 0:
 		case k.released:
-			keys = append(keys, key(id))
+			keys = append(keys, d.key(id))
 		case k.partition == nil:
 			delete(d.parts, id)
 		}
@@ -193,7 +204,7 @@ func (d *Driver) Release(ids ...driver.PartitionID) {
 			writing = append(writing, k.partition)
 		}
 		if k.readers == 0 {
-			keys = append(keys, key(id))
+			keys = append(keys, d.key(id))
 		}
 	}
 	d.mu.Unlock()
@@ -221,49 +232,9 @@ func (d *Driver) ReleaseJob(job string) {
 	for _, p := range writing {
 		p.drop()
 	}
-	d.deletions.add(jobPrefix(job))
+	d.deletions.add(d.jobPrefix(job))
 }
 
 // Recover lists nothing: objects belong to no process. Whoever knows a
 // partition's id can open it.
 func (d *Driver) Recover() []driver.PartitionID { return nil }
-
-// Sweep deletes the objects of jobs that aren't among the live ones and that
-// nothing was written to since before: what is left when all processes that
-// knew of a job have died. A job that is accepted meanwhile is safe if before
-// is a while ago.
-func (d *Driver) Sweep(ctx context.Context, live []string, before time.Time) error {
-	keep := make(map[string]bool, len(live))
-	for _, job := range live {
-		keep[jobPrefix(job)] = true
-	}
-	young := map[string]bool{}
-	var dead []string
-	last := ""
-	err := d.bucket.List(ctx, root, func(o bucket.Object) error {
-		name, _, ok := strings.Cut(strings.TrimPrefix(o.Key, root), "/")
-		prefix := root + name + "/"
-		if !ok || keep[prefix] {
-			return nil
-		}
-		if o.Written.After(before) {
-			young[prefix] = true
-		}
-		if prefix != last { // keys come in order
-			dead, last = append(dead, prefix), prefix
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("sweep shuffle objects: %w", err)
-	}
-	for _, prefix := range dead {
-		if young[prefix] {
-			continue
-		}
-		if err := d.bucket.DeleteAll(ctx, prefix); err != nil {
-			return fmt.Errorf("sweep shuffle objects: %w", err)
-		}
-	}
-	return nil
-}

@@ -144,12 +144,15 @@ func TestProcesses(t *testing.T) {
 	if n := s.Requests(); n["GET"] > 2*3*theSubs || len(n) != 1 {
 		t.Errorf("%v requests for %d reads", n, 3*theSubs)
 	}
-	if err := two.Sweep(context.Background(), []string{theID.Job}, time.Now().Add(time.Hour)); err != nil {
-		t.Fatal(err)
+	sweep := func(want int, owner string, before time.Time, live ...string) {
+		t.Helper()
+		if n, err := Sweep(context.Background(), s.Open(t, hasty), owner, live, before); err != nil || n != want {
+			t.Fatalf("%d jobs swept, want %d: %v", n, want, err)
+		}
 	}
-	if err := two.Sweep(context.Background(), nil, time.Now().Add(-time.Hour)); err != nil {
-		t.Fatal(err)
-	}
+	sweep(0, nobody, time.Now().Add(time.Hour), theID.Job)
+	sweep(0, nobody, time.Now().Add(-time.Hour))
+	sweep(0, "another group", time.Now().Add(time.Hour))
 	if _, err := read(one, 0, 1, theID); err != nil {
 		t.Errorf("after a sweep that is to leave it: %v", err)
 	}
@@ -162,9 +165,7 @@ func TestProcesses(t *testing.T) {
 	other := theID
 	other.Attempt++
 	write(t, one, other)
-	if err := one.Sweep(context.Background(), []string{"another"}, time.Now().Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
+	sweep(1, nobody, time.Now().Add(time.Hour), "another")
 	if _, err := read(one, 0, 1, other); err == nil {
 		t.Error("after a sweep the partition of a dead job is readable")
 	}

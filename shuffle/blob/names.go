@@ -16,15 +16,24 @@ const (
 	longestName = 150
 )
 
-// root is what all keys of this driver begin with.
-const root = "shuffle/"
+const (
+	// root is what all keys of this driver begin with.
+	root = "shuffle/"
+	// nobody owns what has no Config.Owner. No group is called so.
+	nobody = "-"
+)
+
+// ownerPrefix is what the keys of a group's objects begin with.
+func ownerPrefix(owner string) string { return root + safeName(owner) + "/" }
 
 // jobPrefix is what the keys of a job's objects begin with.
-func jobPrefix(job string) string { return root + safeName(job) + "/" }
+func jobPrefix(owner, job string) string { return ownerPrefix(owner) + safeName(job) + "/" }
+
+func (d *Driver) jobPrefix(job string) string { return jobPrefix(d.cfg.Owner(), job) }
 
 // key is the name of a partition's object.
-func key(id driver.PartitionID) string {
-	return fmt.Sprintf("%s%s.%d.%d%s", jobPrefix(id.Job), safeName(id.Dataset), id.Index, id.Attempt, suffix)
+func (d *Driver) key(id driver.PartitionID) string {
+	return fmt.Sprintf("%s%s.%d.%d%s", d.jobPrefix(id.Job), safeName(id.Dataset), id.Index, id.Attempt, suffix)
 }
 
 // safeName makes one part of a key of a name that may hold anything. Different

@@ -276,7 +276,7 @@ func (p *partition) Close() (durable string, err error) {
 	}
 	if released {
 		// Its object may have come after the deletion.
-		p.d.deletions.add(key(p.id))
+		p.d.deletions.add(p.d.key(p.id))
 		return "", errGone
 	}
 	if err != nil {
@@ -290,13 +290,13 @@ func (p *partition) upload(b *body) error {
 	if p.d.life.Err() != nil {
 		return errClosed
 	}
-	err := p.d.bucket.Put(p.d.life, key(p.id), b, b.size, true)
+	err := p.d.bucket.Put(p.d.life, p.d.key(p.id), b, b.size, true)
 	if !errors.Is(err, bucket.ErrExists) {
 		return err
 	}
 	// It is ours if a try's answer was lost, or else an attempt's that has our
 	// number.
-	h, _, _, err := readHead(p.d.life, p.d.bucket, p.id, make([]byte, firstBytes))
+	h, _, _, err := p.d.readHead(p.d.life, p.id, make([]byte, firstBytes))
 	if err != nil {
 		return fmt.Errorf("an object of this name exists: %w", err)
 	}
@@ -314,7 +314,7 @@ func (p *partition) Abort(error) {
 		p.state = gone
 		p.free()
 		if p.maybeThere {
-			p.d.deletions.add(key(p.id))
+			p.d.deletions.add(p.d.key(p.id))
 		}
 	}
 }

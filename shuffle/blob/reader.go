@@ -158,7 +158,7 @@ func (r *reader) fetchRange(id driver.PartitionID) error {
 	budget := r.d.cfg.Budget
 	start := budget.Chunk(firstBytes)[:firstBytes]
 	defer budget.Free(start)
-	h, first, headSize, err := readHead(r.ctx, r.d.bucket, id, start)
+	h, first, headSize, err := r.d.readHead(r.ctx, id, start)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (r *reader) fetchRange(id driver.PartitionID) error {
 	here := first[min(at, int64(len(first))):min(end, int64(len(first)))]
 	in.from = bytes.NewReader(here)
 	if at += int64(len(here)); at < end {
-		rest, err := r.d.bucket.Read(r.ctx, key(id), at, end-at)
+		rest, err := r.d.bucket.Read(r.ctx, r.d.key(id), at, end-at)
 		if err != nil {
 			return err
 		}
@@ -196,8 +196,8 @@ func (r *reader) fetchRange(id driver.PartitionID) error {
 
 // readHead reads the start of a partition's object into buf, and gives the head
 // and all that came.
-func readHead(ctx context.Context, b *bucket.Bucket, id driver.PartitionID, buf []byte) (h *head, first []byte, size int64, err error) {
-	in, err := b.Read(ctx, key(id), 0, int64(len(buf)))
+func (d *Driver) readHead(ctx context.Context, id driver.PartitionID, buf []byte) (h *head, first []byte, size int64, err error) {
+	in, err := d.bucket.Read(ctx, d.key(id), 0, int64(len(buf)))
 	if err != nil {
 		return nil, nil, 0, err
 	}
