@@ -143,6 +143,7 @@ func (s *jobServer) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.R
 	if err := s.artifacts.Seal(id); err != nil {
 		return nil, status.Error(codes.Internal, describe("run", sub.Name, err))
 	}
+	s.prepared.submitting(p)
 	if err := s.jobs.Submit(ctx, sub); err != nil {
 		return nil, status.Error(codes.Unavailable, describe("run", sub.Name, err))
 	}
@@ -220,10 +221,14 @@ func (s *jobServer) GetJobs(ctx context.Context, _ *jobpb.GetJobsRequest) (*jobp
 func (s *jobServer) GetState(ctx context.Context, req *jobpb.GetJobStateRequest) (*jobpb.JobStateEvent, error) {
 	p, done := s.prepared.use(req.GetJobId(), s.opts.Now)
 	defer done()
-	if p != nil {
-		return &jobpb.JobStateEvent{State: jobpb.JobState_STOPPED, Timestamp: timestamppb.New(s.opts.Now())}, nil
+	stopped := &jobpb.JobStateEvent{State: jobpb.JobState_STOPPED, Timestamp: timestamppb.New(s.opts.Now())}
+	if p != nil && s.prepared.waits(p) {
+		return stopped, nil
 	}
 	job, err := s.job(ctx, req.GetJobId())
+	if status.Code(err) == codes.NotFound && p != nil {
+		return stopped, nil // it was not accepted yet
+	}
 	if status.Code(err) == codes.NotFound {
 		return askHolder(s, req.GetJobId(), err, func(there jobpb.JobServiceClient) (*jobpb.JobStateEvent, error) {
 			return there.GetState(ctx, req)

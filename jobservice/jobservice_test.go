@@ -203,6 +203,11 @@ func TestStateStream(t *testing.T) {
 	if st, err := r.jobs.GetState(t.Context(), &jobpb.GetJobStateRequest{JobId: prepared}); err != nil || st.GetState() != jobpb.JobState_STOPPED {
 		t.Errorf("state of a prepared job: %v %v", st, err)
 	}
+	r.accepted = func() { // others may see it already; so must who asks here
+		if st, err := r.jobs.GetState(t.Context(), &jobpb.GetJobStateRequest{JobId: prepared}); err != nil || st.GetState() != jobpb.JobState_STARTING {
+			t.Errorf("state of an accepted job whose Run has not returned: %v %v", st, err)
+		}
+	}
 	id := r.run(t, prepared)
 	stream, err := r.jobs.GetStateStream(t.Context(), &jobpb.GetJobStateRequest{JobId: id})
 	if err != nil {

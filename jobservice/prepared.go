@@ -26,10 +26,11 @@ type preparedJob struct {
 	staging    chan struct{} // capacity 1: held by the one stream that stages, or by Run
 
 	// Guarded by the table's mutex:
-	touched time.Time
-	busy    int                                      // calls under way; never expires meanwhile
-	staged  map[string][]*pipepb.ArtifactInformation // by environment, once staged
-	failure error                                    // why the last staging failed
+	touched   time.Time
+	busy      int                                      // calls under way; never expires meanwhile
+	submitted bool                                     // it may be a job by now
+	staged    map[string][]*pipepb.ArtifactInformation // by environment, once staged
+	failure   error                                    // why the last staging failed
 }
 
 // A preparedTable holds the jobs between Prepare and Run.
@@ -87,6 +88,20 @@ func (t *preparedTable) outcome(p *preparedJob) (staged map[string][]*pipepb.Art
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return p.staged, p.failure
+}
+
+// submitting notes that Run is about to hand the job to the house.
+func (t *preparedTable) submitting(p *preparedJob) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.submitted = true
+}
+
+// waits reports whether the job is prepared and surely no more than that.
+func (t *preparedTable) waits(p *preparedJob) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !p.submitted
 }
 
 func (t *preparedTable) remove(p *preparedJob) {

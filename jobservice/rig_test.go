@@ -34,6 +34,7 @@ type house struct {
 	order     []string
 	jobs      map[string]*houseJob
 	refuse    error
+	accepted  func() // called when a job is in, before Submit returns; may be nil
 	submitted int
 }
 
@@ -46,6 +47,9 @@ type houseJob struct {
 func (h *house) Check(context.Context, *jobservice.Submission) error { return h.refuse }
 
 func (h *house) Submit(_ context.Context, s *jobservice.Submission) error {
+	if h.accepted != nil {
+		defer h.accepted()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.submitted++
