@@ -287,13 +287,13 @@ func (r *run) failed(ctx context.Context, err error) *Failed {
 		}
 	case errors.As(err, &keeper):
 		f.Cause = CauseKeeper
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		f.Cause = CauseDisk
 	case errors.As(err, &worker), errors.As(err, &broke):
 		f.Cause = CauseWorker
 	case errors.As(err, &user):
 		f.Cause, f.Message = CauseUser, r.userMessage(user.Text)
 	}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		f.Cause = CauseDisk
 	return f
 }
 
