@@ -3,22 +3,53 @@ package records
 import (
 	"context"
 	"fmt"
+	"reflect"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/sdf"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/reflectx"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/io/rtrackers/offsetrange"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 )
 
+// Types are registered one by one: the SDK's generic registration of a whole
+// DoFn takes the compiler minutes. The two that are called for each record or
+// key are called without reflection.
 func init() {
-	register.DoFn3x1[*sdf.LockRTracker, Config, func([]byte, []byte), error]((*sourceFn)(nil))
-	register.DoFn3x0[[]byte, []byte, func([]byte, []byte)]((*passFn)(nil))
-	register.DoFn3x0[[]byte, func(*[]byte) bool, func(Totals)]((*groupFn)(nil))
-	register.DoFn3x1[context.Context, []byte, func(*Totals) bool, error]((*compareFn)(nil))
+	beam.RegisterType(reflect.TypeFor[sourceFn]())
+	beam.RegisterType(reflect.TypeFor[groupFn]())
+	beam.RegisterType(reflect.TypeFor[compareFn]())
+	register.Function3x0(pass)
 	register.Emitter2[[]byte, []byte]()
 	register.Emitter1[Totals]()
 	register.Iter1[[]byte]()
 	register.Iter1[Totals]()
+	reflectx.RegisterStructWrapper(reflect.TypeFor[groupFn](), func(fn any) map[string]reflectx.Func {
+		f := fn.(*groupFn)
+		return map[string]reflectx.Func{
+			"StartBundle":    reflectx.MakeFunc(f.StartBundle),
+			"ProcessElement": groupCaller(f.ProcessElement),
+			"FinishBundle":   reflectx.MakeFunc(f.FinishBundle),
+		}
+	})
+}
+
+// A groupCaller calls ProcessElement of a groupFn.
+type groupCaller func(key []byte, values func(*[]byte) bool, emit func(Totals))
+
+func (c groupCaller) Name() string { return "groupFn.ProcessElement" }
+
+func (c groupCaller) Type() reflect.Type {
+	return reflect.TypeFor[func([]byte, func(*[]byte) bool, func(Totals))]()
+}
+
+func (c groupCaller) Call(args []any) []any {
+	c.Call3x0(args[0], args[1], args[2])
+	return nil
+}
+
+func (c groupCaller) Call3x0(key, values, emit any) {
+	c(key.([]byte), values.(func(*[]byte) bool), emit.(func(Totals)))
 }
 
 // Make is the source: pairs of key and value.
@@ -28,7 +59,7 @@ func Make(s beam.Scope, c Config) beam.PCollection {
 
 // Pass hands every pair on as it is. It stands for user code in the middle.
 func Pass(s beam.Scope, pairs beam.PCollection) beam.PCollection {
-	return beam.ParDo(s, &passFn{}, pairs)
+	return beam.ParDo(s, pass, pairs)
 }
 
 // Check groups the pairs and fails the job if the groups are not what they
@@ -82,9 +113,7 @@ func (*sourceFn) ProcessElement(t *sdf.LockRTracker, c Config, emit func([]byte,
 	return t.GetError()
 }
 
-type passFn struct{}
-
-func (*passFn) ProcessElement(key, value []byte, emit func([]byte, []byte)) { emit(key, value) }
+func pass(key, value []byte, emit func([]byte, []byte)) { emit(key, value) }
 
 // groupFn adds up the groups of a bundle and emits their totals at its end.
 type groupFn struct {
