@@ -25,7 +25,7 @@ func (d *Dispatcher) commitAll(ctx context.Context, sources *binder) error {
 		for len(d.commits) > 0 { // nobody else takes from it
 			todo = append(todo, <-d.commits)
 		}
-		if err := d.commit(ctx, todo, managers); err != nil {
+		if err := d.commit(ctx, todo, managers, sources); err != nil {
 			return err
 		}
 	}

@@ -349,9 +349,9 @@ func failureKind(c task.Cause) catalog.FailureKind {
 	case task.CauseUser:
 		return catalog.FailureUser
 	case task.CauseWorker:
+		return catalog.FailureWorker
 	case task.CauseDisk:
 		return catalog.FailureDisk
-		return catalog.FailureWorker
 	case task.CausePartition:
 		return catalog.FailurePartition
 	case task.CauseCanceled, task.CauseKeeper:

@@ -319,6 +319,9 @@ func (w *world) finish(d *datadriven.TestData) error {
 	job := d.CmdArgs[0].Key
 	id := w.taskID(job, d.CmdArgs[1].Key)
 	r := &catalog.TaskFinished{Job: catalog.JobID(job), Task: id, Started: w.now, Ended: w.now}
+	if ran := w.seen.running[runKey{r.Job, id}]; ran != nil {
+		r.Started = ran.since
+	}
 	told := map[jobgraph.DatasetID]bool{}
 	j := w.state.Job(r.Job)
 	for _, arg := range d.CmdArgs[2:] {
@@ -326,9 +329,6 @@ func (w *world) finish(d *datadriven.TestData) error {
 			continue
 		}
 		id := jobgraph.DatasetID(arg.Key)
-	if ran := w.seen.running[runKey{r.Job, id}]; ran != nil {
-		r.Started = ran.since
-	}
 		parts := strings.Split(arg.Vals[0], "/")
 		o, err := output(j, id, parts)
 		if err != nil {
