@@ -86,6 +86,10 @@ func (d *Dispatcher) do(a schedule.Action, managers map[string]TaskManager) {
 			}
 			tm.Cancel(ids)
 		}
+	case schedule.DrainJob:
+		if tm := managers[a.TaskManager]; tm != nil {
+			tm.DrainJob(string(a.Job))
+		}
 	case schedule.Release:
 		if tm := managers[a.TaskManager]; tm != nil {
 			tm.Release(string(a.Job), a.Dataset, a.Partitions)

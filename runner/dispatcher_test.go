@@ -84,6 +84,7 @@ type fakeManager struct {
 	started  []task.Spec
 	cancels  []task.ID
 	released []string
+	drained  []string
 }
 
 func newManager(name string, slots int) *fakeManager {
@@ -126,6 +127,12 @@ func (m *fakeManager) Cancel(ids []task.ID) {
 	for _, id := range ids {
 		m.reports <- task.Report{Failed: &task.Failed{ID: id, Cause: task.CauseCanceled}}
 	}
+}
+
+func (m *fakeManager) DrainJob(job string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drained = append(m.drained, job)
 }
 
 func (m *fakeManager) Release(string, jobgraph.DatasetID, []task.Partition) {}

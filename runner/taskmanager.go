@@ -26,6 +26,9 @@ type TaskManager interface {
 	// Cancel stops the tasks, which report Failed with CauseCanceled, or
 	// Finished if that came first. Unknown ids are ignored.
 	Cancel(ids []task.ID)
+	// DrainJob has the sources of a streaming job stop, those of tasks that are
+	// started later, too: what is under way is worked off, and the tasks finish.
+	DrainJob(job string)
 	// Release forgets partitions that nobody will read again. Unknown ones are
 	// ignored.
 	Release(job string, dataset jobgraph.DatasetID, partitions []task.Partition)

@@ -79,6 +79,7 @@ type Result struct {
 	OutElements, OutBytes int64
 	InElements, InBytes   int64
 	Timers                []TimerChunk // set by the bundle: those of each family, in order of arrival
+	Kept                  []byte       // elements of sinks that say so
 }
 
 // State answers the state requests of one bundle and stages its writes.
@@ -222,6 +223,9 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 	}
 	if err := st.Commit(); err != nil {
 		return nil, err
+	}
+	for _, s := range out.sinks {
+		res.Kept = append(res.Kept, s.kept...)
 	}
 	for _, d := range resp.GetResidualRoots() {
 		res.Residuals = append(res.Residuals, residual(d))

@@ -133,6 +133,8 @@ func (o *outputs) abort() {
 type sinkWriter struct {
 	collection string
 	w          *coders.Windowed
+	keep       bool   // in kept
+	kept       []byte // all that has come
 	dests      []destTxn
 	partial    []byte // begins with an element whose end was not there yet
 	enough     int    // how long partial must be to be looked at again
@@ -149,7 +151,7 @@ type destTxn struct {
 }
 
 func newSinkWriter(s *Sink, dests map[jobgraph.DatasetID]*Dest) (*sinkWriter, error) {
-	sw := &sinkWriter{collection: s.Output.Collection, w: s.Windowed}
+	sw := &sinkWriter{collection: s.Output.Collection, w: s.Windowed, keep: s.Keep}
 	for _, id := range s.Output.Datasets {
 		d := dests[id]
 		if d == nil {
@@ -234,6 +236,9 @@ func (s *sinkWriter) spread(b []byte) (rest []byte, err error) {
 	whole := start[:len(start)-len(b)]
 	s.elements += int64(n)
 	s.bytes += int64(len(whole))
+	if s.keep {
+		s.kept = append(s.kept, whole...)
+	}
 	for i := range s.dests {
 		d := &s.dests[i]
 		if (d.by == jobgraph.Forward || d.by == jobgraph.Whole) && n > 0 {

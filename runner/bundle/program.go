@@ -11,6 +11,7 @@ import (
 	"trestle/runner/fusion"
 	"trestle/runner/group"
 	"trestle/runner/jobgraph"
+	"trestle/runner/window"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -47,6 +48,8 @@ type Program struct {
 	// Merging and Timestamp are of the windowing in which a RootGroup groups.
 	Merging   bool
 	Timestamp group.Combiner
+	// Merge is set instead of Merging where windows merge by their SDK's rule.
+	Merge *Aside
 
 	// Stream is set in a streaming plan.
 	Stream *Stream
@@ -62,6 +65,7 @@ type Sink struct {
 	ID       string // transform id in the descriptor
 	Output   fusion.Output
 	Windowed *coders.Windowed
+	Keep     bool // its elements are part of the bundle's Result
 }
 
 // A SideKey names a side input as state requests do.
@@ -179,7 +183,9 @@ func (c *compiler) feeds(plan *fusion.Plan) error {
 		}
 		c.p.Feed[ds.Collection] = w
 	}
-	c.windowing()
+	if err := c.windowing(); err != nil {
+		return err
+	}
 	if plan.Graph.Streaming {
 		if err := c.stream(plan); err != nil {
 			return err
@@ -200,7 +206,7 @@ func (c *compiler) feeds(plan *fusion.Plan) error {
 }
 
 // windowing notes how the collection that the root groups is windowed.
-func (c *compiler) windowing() {
+func (c *compiler) windowing() error {
 	root := c.comps.GetTransforms()[c.p.Stage.RootTransform]
 	var in string
 	for _, id := range root.GetInputs() { // one, if it groups at all
@@ -208,13 +214,23 @@ func (c *compiler) windowing() {
 	}
 	pc := c.comps.GetPcollections()[in]
 	ws := c.comps.GetWindowingStrategies()[pc.GetWindowingStrategyId()]
-	c.p.Merging = ws.GetMergeStatus() == pipepb.MergeStatus_NEEDS_MERGE
+	fn, err := window.FnOf(ws)
+	if err != nil {
+		return err
+	}
+	c.p.Merging = fn.Merging == window.MergeOverlap
+	if fn.Merging == window.MergeByTheirFn && c.p.Node.Root == jobgraph.RootGroup {
+		if c.p.Merge, err = c.merging(ws); err != nil {
+			return err
+		}
+	}
 	switch ws.GetOutputTime() {
 	case pipepb.OutputTime_EARLIEST_IN_PANE:
 		c.p.Timestamp = group.Earliest
 	case pipepb.OutputTime_LATEST_IN_PANE:
 		c.p.Timestamp = group.Latest
 	}
+	return nil
 }
 
 func (c *compiler) transforms(d *fnpb.ProcessBundleDescriptor) error {

@@ -32,6 +32,8 @@ type Stream struct {
 	// on the wire, and not as if each stood alone.
 	Nested bool
 	Sides  map[SideKey]SideWindows
+	// Truncate is set for a stage that processes restrictions.
+	Truncate *Aside
 }
 
 // SideWindows are the windows of a side input.
@@ -41,6 +43,9 @@ type SideWindows struct {
 	// Whole says that a window can be read only when it has ended: nothing of it
 	// is fired before.
 	Whole bool
+	// Map is set for windows of an SDK's own kind: it tells which of them a window
+	// of the main input looks at.
+	Map *Aside
 }
 
 func (c *compiler) stream(plan *fusion.Plan) error {
@@ -79,10 +84,20 @@ func (c *compiler) stream(plan *fusion.Plan) error {
 		case nil, *pipepb.Trigger_Default_, *pipepb.Trigger_Never_:
 			w.Whole = true
 		}
+		if fn.Kind == window.CustomKind {
+			if w.Map, err = c.mapping(side, ws); err != nil {
+				return err
+			}
+		}
 		s.Sides[SideKey{side.Transform, side.Tag}] = w
 	}
 	c.p.Stream = s
-	return nil
+	if c.p.Node.Root != jobgraph.RootRestrictions {
+		return nil
+	}
+	var err error
+	s.Truncate, err = c.truncation()
+	return err
 }
 
 func (c *compiler) strategy(collection string) *pipepb.WindowingStrategy {

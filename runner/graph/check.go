@@ -164,7 +164,6 @@ func (r *reader) checkReads(t *Transform) {
 		if s.Access == AccessMultimap && !r.isKV(c.Coder) {
 			r.fail(at, "side input %q is read by key and must have a kv coder, but has %s", clip(s.Tag), r.coderName(c.Coder))
 		}
-		r.checkOwnWindows(at, fmt.Sprintf("side input %q", clip(s.Tag)), c)
 	}
 }
 
@@ -188,7 +187,6 @@ func (r *reader) checkMain(t *Transform, at string, c *Collection) {
 		if !r.isKV(c.Coder) {
 			r.fail(at, "uses state or timers, which are kept by key; input must have a kv coder, but has %s", r.coderName(c.Coder))
 		}
-		r.checkOwnWindows(at, "input", c)
 	}
 }
 
@@ -201,22 +199,8 @@ func (r *reader) checkGrouping(at string, c *Collection) {
 	if w.GetAccumulationMode() == pipepb.AccumulationMode_RETRACTING {
 		r.fail(at, "groups panes in retracting mode, which is not supported; use discarding or accumulating mode")
 	}
-	if w.GetMergeStatus() == pipepb.MergeStatus_NEEDS_MERGE && fn != urnSessions {
-		r.fail(at, "groups in windows that merge by %q, which is not supported yet; of merging windows there are sessions", clip(fn))
-	}
-}
-
-// checkOwnWindows refuses windows of which the runner knows neither coder nor
-// nature where workers would name them in requests for state.
-func (r *reader) checkOwnWindows(at, what string, c *Collection) {
-	w := r.comps.GetWindowingStrategies()[c.Windowing]
-	switch urn := r.comps.GetCoders()[w.GetWindowCoderId()].GetSpec().GetUrn(); urn {
-	case coders.URNGlobalWindow, coders.URNIntervalWindow:
-	default:
-		if !standardWindowFns[w.GetWindowFn().GetUrn()] {
-			r.fail(at, "%s is in windows of %q, coded by %q; here only windows coded as intervals are supported yet",
-				what, clip(w.GetWindowFn().GetUrn()), clip(urn))
-		}
+	if w.GetMergeStatus() == pipepb.MergeStatus_NEEDS_MERGE && fn != urnSessions && r.comps.GetEnvironments()[w.GetEnvironmentId()] == nil {
+		r.fail(at, "groups in windows that merge by %q, and its windowing strategy names no environment of the pipeline that could merge them", clip(fn))
 	}
 }
 

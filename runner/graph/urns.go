@@ -56,14 +56,6 @@ const (
 	stateOrderedList = "beam:user_state:ordered_list:v1"
 )
 
-// standardWindowFns are the ones that the runner knows the windows of.
-var standardWindowFns = map[string]bool{
-	"beam:window_fn:global_windows:v1":  true,
-	"beam:window_fn:fixed_windows:v1":   true,
-	"beam:window_fn:sliding_windows:v1": true,
-	urnSessions:                         true,
-}
-
 // primitives are leaves even where an SDK shows what they consist of.
 var primitives = map[string]bool{
 	URNImpulse: true, URNParDo: true, URNGroupByKey: true, URNFlatten: true,

@@ -24,6 +24,7 @@ type Local interface {
 	Inventory(ctx context.Context) (task.Inventory, error)
 	Start(column []task.Spec)
 	Cancel(ids []task.ID)
+	DrainJob(job string)
 	Release(job string, dataset jobgraph.DatasetID, partitions []task.Partition)
 	ReleaseJob(job string)
 	Reports() <-chan task.Report

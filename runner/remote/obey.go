@@ -117,6 +117,8 @@ func (c *Client) obey(l *link, b json.RawMessage) error {
 		return c.start(l, cmd.Start)
 	case cmd.Cancel != nil:
 		local.Cancel(cmd.Cancel)
+	case cmd.DrainJob != "":
+		local.DrainJob(cmd.DrainJob)
 	case cmd.Release != nil:
 		ps, err := appendPartitions(nil, cmd.Release.Partitions)
 		if err != nil {

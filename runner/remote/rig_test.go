@@ -51,6 +51,7 @@ func (r *recorder) Slots() int                                        { return 4
 func (r *recorder) Inventory(context.Context) (task.Inventory, error) { return r.has, nil }
 func (r *recorder) Start(column []task.Spec)                          { r.told <- column }
 func (r *recorder) Cancel(ids []task.ID)                              { r.told <- ids }
+func (r *recorder) DrainJob(job string)                               { r.told <- "drain " + job }
 func (r *recorder) Release(j string, d jobgraph.DatasetID, p []task.Partition) {
 	r.told <- released{j, d, p}
 }

@@ -123,6 +123,9 @@ func (s *Session) Cancel(ids []task.ID) {
 	}
 }
 
+// DrainJob has the sources of a job stop.
+func (s *Session) DrainJob(job string) { s.say(command{DrainJob: job}) }
+
 // Release forgets partitions.
 func (s *Session) Release(job string, dataset jobgraph.DatasetID, partitions []task.Partition) {
 	s.say(command{Release: &release{job, dataset, encodePartitions(partitions)}})

@@ -63,9 +63,10 @@ func TestSession(t *testing.T) {
 	}
 	s.Start([]task.Spec{full, spec1(2, 2)})
 	s.Cancel([]task.ID{id(1), id(2)})
+	s.DrainJob("j")
 	s.Release("j", "d1", parts[:3])
 	s.ReleaseJob("j")
-	for _, want := range []any{[]task.Spec{full, spec1(2, 2)}, []task.ID{id(1), id(2)}, released{"j", "d1", parts[:3]}, "j"} {
+	for _, want := range []any{[]task.Spec{full, spec1(2, 2)}, []task.ID{id(1), id(2)}, "drain j", released{"j", "d1", parts[:3]}, "j"} {
 		if got := receive(t, local.told); !cmp.Equal(got, want, cmp.AllowUnexported(released{})) {
 			t.Error(cmp.Diff(want, got, cmp.AllowUnexported(released{})))
 		}
@@ -265,14 +266,14 @@ func TestGarbage(t *testing.T) {
 	peers := cluster.NewPeers(cluster.Insecure(), cluster.Options{})
 	defer peers.Close()
 	raw := cluster.NewTalk[json.RawMessage, down]("taskmanagers", "Session")
-	good := `{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1}}`
+	good := `{"hello":{"protocol":3,"name":"tm1","incarnation":"x","slots":1}}`
 	for _, say := range [][]string{
 		{`{}`}, {`null`}, {`[]`}, {`{"hello":{}}`}, {`{"hello":{"protocol":99,"name":"tm1","incarnation":"x","slots":1}}`},
-		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1e9}}`},
-		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":-1}}`},
-		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1,"inventory":{"running":[{"Slot":7}]}}}`},
-		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","slots":1,"inventory":{"held":[{"partitions":"////"}]}}}`},
-		{`{"hello":{"protocol":2,"name":"tm1","incarnation":"x","session":"y"}}`},
+		{`{"hello":{"protocol":3,"name":"tm1","incarnation":"x","slots":1e9}}`},
+		{`{"hello":{"protocol":3,"name":"tm1","incarnation":"x","slots":-1}}`},
+		{`{"hello":{"protocol":3,"name":"tm1","incarnation":"x","slots":1,"inventory":{"running":[{"Slot":7}]}}}`},
+		{`{"hello":{"protocol":3,"name":"tm1","incarnation":"x","slots":1,"inventory":{"held":[{"partitions":"////"}]}}}`},
+		{`{"hello":{"protocol":3,"name":"tm1","incarnation":"x","session":"y"}}`},
 		{good, `{"progress":[null]}`}, {good, `{"ack":99}`}, {good, `{"first":7,"reports":[{}]}`}, {good, `{"first":1,"reports":[null]}`},
 		{good, `{"first":1,"reports":[{"Draining":true,"Started":{}}]}`}, {good, `{"first":1,"reports":[{"Progress":{}}]}`}, {good, `[`},
 	} {

@@ -17,7 +17,7 @@ var (
 )
 
 // protocol is the version of the messages. Both ends must have the same.
-const protocol = 2
+const protocol = 3
 
 // Kinds of refusals.
 const (
@@ -108,6 +108,7 @@ type command struct {
 	Drop       []uint64    `json:"drop,omitempty"` // shared lists to forget
 	Start      []spec      `json:"start,omitempty"`
 	Cancel     []task.ID   `json:"cancel,omitempty"`
+	DrainJob   string      `json:"drainJob,omitempty"`
 	Release    *release    `json:"release,omitempty"`
 	ReleaseJob string      `json:"releaseJob,omitempty"`
 	Peers      *peerChange `json:"peers,omitempty"`

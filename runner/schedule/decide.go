@@ -171,6 +171,7 @@ func Decide(state *catalog.State, seen *Seen, policy Policy, now catalog.Instant
 	c.chooseReady()
 	c.startReady()
 	c.stopStray()
+	c.drainJobs()
 	c.out.Actions = append(c.out.Actions, c.later...)
 	c.endJobs()
 	return c.out
@@ -254,6 +255,9 @@ func (c *call) endJobs() {
 	slices.Sort(over)
 	for _, id := range over {
 		delete(c.seen.jobs, id)
+		for _, m := range c.seen.managers {
+			delete(m.drains, id)
+		}
 		c.act(ReleaseJob{Job: id})
 	}
 	if len(over) > 0 {

@@ -235,6 +235,8 @@ func (w *world) job(d *datadriven.TestData, name string) error {
 			r.Priority = n
 		case "parallelism":
 			r.MaxParallelism = n
+		case "streaming":
+			g.Streaming = v == "true"
 		case "restart":
 			r.Restart = catalog.RestartStrategy{Kind: catalog.RestartKind(v)}
 		case "attempts":
@@ -273,10 +275,10 @@ func parseGraph(text string) (*jobgraph.Graph, error) {
 					ids = append(ids, jobgraph.DatasetID(id))
 				}
 				switch k {
-				case "in":
-					st.Inputs = ids
 				case "bind":
 					st.Bind = v
+				case "in":
+					st.Inputs = ids
 				case "side":
 					st.SideInputs = ids
 				case "out":

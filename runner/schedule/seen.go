@@ -25,13 +25,14 @@ type Seen struct {
 type manager struct {
 	name     string
 	slots    []slot
-	free     int        // slots that hold nothing
-	ended    []*running // have left their slots, but their ends are yet to be told
-	draining bool       // nothing new is started on it
+	free     int                    // slots that hold nothing
+	ended    []*running             // have left their slots, but their ends are yet to be told
+	draining bool                   // nothing new is started on it
+	drains   map[catalog.JobID]bool // jobs that it was told to drain; for look-ups
 
 	troubles  []trouble // of late, the oldest first; see shun.go
-	shunned   catalog.Instant
 	outruns   []trouble // likewise
+	shunned   catalog.Instant
 	shunnings int
 }
 
@@ -71,8 +72,8 @@ type jobSeen struct {
 	queues   []queueSeen // by stage: of those that have a restriction queue
 	took     []took      // by stage; see twice.go
 	cursor   []int       // by region: all units before it are launched or done
-	slots    int         // that the job's tasks occupy
 	binding  []bool      // by stage: its source's bounds are being found out; nil when none
+	slots    int         // that the job's tasks occupy
 	// unexplained are failures whose cause is yet to be told by other tasks; at
 	// most one for each task that was started.
 	unexplained []failed

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"io"
 
+	"trestle/runner/bundle"
 	"trestle/runner/group"
 	"trestle/runner/jobgraph"
 )
 
 // openGroup reads all of the task's input into a grouper and gives what it
 // makes of it.
-func (r *run) openGroup(ctx context.Context) (input, error) {
+func (r *run) openGroup(ctx context.Context, br *bundle.Runner) (input, error) {
 	src, err := r.openRead(ctx)
 	if err != nil {
 		return nil, err
@@ -22,7 +23,7 @@ func (r *run) openGroup(ctx context.Context) (input, error) {
 	}
 	g := group.New(group.Config{
 		Input:       src.w,
-		Keyed:       r.prog.Node.Root == jobgraph.RootKeyed,
+		Keyed:       r.prog.Node.Root == jobgraph.RootKeyed || r.prog.Merge != nil,
 		Merging:     r.prog.Merging,
 		Timestamp:   r.prog.Timestamp,
 		StateBacked: r.prog.Large,
@@ -36,6 +37,14 @@ func (r *run) openGroup(ctx context.Context) (input, error) {
 		return nil, err
 	}
 	r.large.Store(g.Large())
+	if merger := newWindowMerger(r, br, src.w); merger != nil {
+		// The source waits for a worker while the task may: it must not keep one.
+		br.Loose = true
+		merging := &mergeSource{
+			groupSource: &groupSource{g: g, keyed: true}, w: src.w, by: r.prog.Timestamp, merger: merger, budget: r.m.cfg.Budget,
+		}
+		return newBatches(ctx, merging, r.m.cfg.Budget, r.limits()), nil
+	}
 	groups := &groupSource{g: g, keyed: r.prog.Node.Root == jobgraph.RootKeyed}
 	if groups.keyed && r.prog.Sorted {
 		sorted := &sortedSource{groupSource: groups, w: src.w, budget: r.m.cfg.Budget}

@@ -95,6 +95,11 @@ func (r *run) abort() {
 	}
 }
 
+// acquire waits for a worker of one of the job's environments.
+func (r *run) acquire(ctx context.Context, environment string) (bundle.Lease, error) {
+	return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, environment)
+}
+
 // bundles makes what runs the task's bundles.
 func (r *run) bundles() *bundle.Runner {
 	return &bundle.Runner{
@@ -114,7 +119,7 @@ func (r *run) bundles() *bundle.Runner {
 
 // batches runs the bundles of every root but restrictions.
 func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
-	in, err := r.open(ctx)
+	in, err := r.open(ctx, br)
 	if err != nil {
 		return err
 	}
@@ -190,7 +195,7 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) (err error) {
 }
 
 // open gives the input of a stage whose root is not restrictions.
-func (r *run) open(ctx context.Context) (input, error) {
+func (r *run) open(ctx context.Context, br *bundle.Runner) (input, error) {
 	switch r.prog.Node.Root {
 	case jobgraph.RootImpulse:
 		return &impulse{value: r.spec.Impulse}, nil
@@ -201,7 +206,7 @@ func (r *run) open(ctx context.Context) (input, error) {
 		}
 		return newBatches(ctx, src, r.m.cfg.Budget, r.limits()), nil
 	case jobgraph.RootGroup, jobgraph.RootKeyed:
-		return r.openGroup(ctx)
+		return r.openGroup(ctx, br)
 	}
 	return nil, fmt.Errorf("stage %s has an unknown root %q", r.spec.Stage, r.prog.Node.Root)
 }

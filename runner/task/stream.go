@@ -32,12 +32,15 @@ type stream struct {
 
 	batch   batchOut
 	blocked []held // elements that wait for a side input
+
+	draining <-chan struct{} // nil once it is known that the job drains
+	lost     lost            // what was dropped, and is not told yet
 }
 
 // A streamRoot makes what the stage's transforms are given of what comes.
 type streamRoot interface {
 	// add takes whole elements.
-	add(block []byte, count int) error
+	add(ctx context.Context, block []byte, count int) error
 	// step does a part of what is ripe. It reports whether it found anything.
 	step(ctx context.Context) (bool, error)
 	// next is the processing time at which something will be ripe; +inf: never.
@@ -66,7 +69,7 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 			d.Before = job.begin
 		}
 	}
-	s := &stream{r: r, job: job, sides: map[bundle.SideKey]*liveSide{}, told: watermark.Start}
+	s := &stream{r: r, job: job, draining: job.draining, sides: map[bundle.SideKey]*liveSide{}, told: watermark.Start}
 	r.openState()
 	defer r.closeState()
 	s.br = r.bundles()
@@ -130,7 +133,7 @@ func (s *stream) open(ctx context.Context) error {
 func (s *stream) loop(ctx context.Context) error {
 	if s.r.prog.Node.Root == jobgraph.RootImpulse {
 		in, _ := (&impulse{value: s.r.spec.Impulse}).next(ctx) // it can't fail
-		if err := s.root.add(in.Chunks[0], 1); err != nil {
+		if err := s.root.add(ctx, in.Chunks[0], 1); err != nil {
 			return err
 		}
 	}
@@ -163,7 +166,9 @@ func (s *stream) idle() bool {
 // work does all that can be done now.
 func (s *stream) work(ctx context.Context) error {
 	for {
-		s.unblock()
+		if err := s.unblock(ctx); err != nil {
+			return err
+		}
 		if s.batch.count > 0 {
 			if err := s.flush(ctx); err != nil {
 				return err
@@ -198,6 +203,9 @@ func (s *stream) wait(ctx context.Context, next element.Timestamp) error {
 		}
 	case <-s.seat.wake:
 		s.received += s.job.moved(s.seat)
+		return nil
+	case <-s.draining:
+		s.draining = nil
 		return nil
 	case <-ripe:
 		return nil
@@ -242,7 +250,7 @@ func (s *stream) take(ctx context.Context, a arrival) error {
 		return side.add(a.elems)
 	case a.count > 0:
 		s.received += int64(a.count)
-		return s.root.add(a.elems, a.count)
+		return s.root.add(ctx, a.elems, a.count)
 	}
 	s.received++
 	m, err := decodeMark(a.elems)
@@ -254,7 +262,9 @@ func (s *stream) take(ctx context.Context, a arrival) error {
 		return nil
 	}
 	// What came before it must be done before it counts.
-	s.unblock()
+	if err := s.unblock(ctx); err != nil {
+		return err
+	}
 	for s.batch.count > 0 {
 		if err := s.flush(ctx); err != nil {
 			return err
@@ -294,9 +304,12 @@ func (s *stream) give(elems []byte, count int) error {
 }
 
 // unblock gives what waited for side inputs that are ready now.
-func (s *stream) unblock() {
+func (s *stream) unblock(ctx context.Context) error {
+	if err := s.mapWindows(ctx); err != nil {
+		return err
+	}
 	if len(s.blocked) == 0 || !s.sidesChanged() {
-		return
+		return nil
 	}
 	kept := s.blocked[:0]
 	var v coders.Value
@@ -316,6 +329,7 @@ func (s *stream) unblock() {
 	}
 	clear(s.blocked[len(kept):])
 	s.blocked = kept
+	return nil
 }
 
 // flush runs a bundle of what was collected.
@@ -348,6 +362,7 @@ func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, 
 
 // tell says downstream how far the task is.
 func (s *stream) tell(ctx context.Context) error {
+	s.tellLost()
 	m, _ := s.marks.Settle(s.marks.Input())
 	if m == watermark.End && !s.idle() {
 		m.Watermark-- // something may come that holds nothing back
@@ -356,6 +371,7 @@ func (s *stream) tell(ctx context.Context) error {
 		return nil
 	}
 	s.told = m
+	s.freeSides()
 	return s.sendMark(ctx, m)
 }
 
@@ -382,7 +398,7 @@ func (s *stream) sendMark(ctx context.Context, m watermark.Mark) error {
 // passing is the root that hands on what comes.
 type passing struct{ s *stream }
 
-func (p passing) add(block []byte, count int) error  { return p.s.give(block, count) }
-func (p passing) step(context.Context) (bool, error) { return false, nil }
-func (p passing) next() element.Timestamp            { return element.MaxTimestamp }
-func (p passing) empty() bool                        { return true }
+func (p passing) add(_ context.Context, block []byte, count int) error { return p.s.give(block, count) }
+func (p passing) step(context.Context) (bool, error)                   { return false, nil }
+func (p passing) next() element.Timestamp                              { return element.MaxTimestamp }
+func (p passing) empty() bool                                          { return true }

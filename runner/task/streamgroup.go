@@ -17,6 +17,9 @@ type grouping struct {
 	w     *coders.Windowed // of what comes
 	keys  map[string]*groupKey
 	ops   []pane.Op
+	one   [1][]byte // the value of the element at hand
+
+	merger *windowMerger // nil: windows don't merge, or by the rule of sessions
 
 	event, processing, synchronized wakeHeap[*groupKey]
 }
@@ -42,6 +45,9 @@ func newGrouping(s *stream) *grouping {
 	for _, in := range s.r.spec.Inputs {
 		g.w = s.r.prog.Feed[s.r.prog.Dataset(in.Dataset).Collection]
 	}
+	if g.w != nil {
+		g.merger = newWindowMerger(s.r, s.br, g.w)
+	}
 	return g
 }
 
@@ -50,7 +56,21 @@ func (g *grouping) now() pane.Now {
 	return pane.Now{Input: g.s.marks.Input(), Output: g.s.marks.Output(), Processing: t, Synchronized: t}
 }
 
-func (g *grouping) add(block []byte, _ int) error {
+// key finds or makes what is kept of a key.
+func (g *grouping) key(key []byte) *groupKey {
+	k := g.keys[string(key)]
+	if k == nil {
+		k = &groupKey{key: string(key), values: map[window.Window]*values{}, hold: element.MaxTimestamp}
+		k.event.item, k.processing.item, k.synchronized.item = k, k, k
+		g.keys[k.key] = k
+	}
+	return k
+}
+
+func (g *grouping) add(ctx context.Context, block []byte, _ int) error {
+	if g.merger != nil {
+		return g.addMerging(ctx, block)
+	}
 	now := g.now()
 	var v coders.Value
 	elems := make([]pane.Element, 1)
@@ -59,12 +79,7 @@ func (g *grouping) add(block []byte, _ int) error {
 		if block, err = g.w.Next(block, &v); err != nil {
 			return err
 		}
-		k := g.keys[string(v.Key())]
-		if k == nil {
-			k = &groupKey{key: string(v.Key()), values: map[window.Window]*values{}, hold: element.MaxTimestamp}
-			k.event.item, k.processing.item, k.synchronized.item = k, k, k
-			g.keys[k.key] = k
-		}
+		k := g.key(v.Key())
 		elems[0] = pane.Element{Timestamp: v.Timestamp(), Windows: elems[0].Windows[:0]}
 		if elems[0].Windows, err = decodeWindows(g.w, elems[0].Windows, &v); err != nil {
 			return err
@@ -72,16 +87,17 @@ func (g *grouping) add(block []byte, _ int) error {
 		if g.ops, err = g.panes.Add(&k.panes, now, elems, nil, g.ops[:0]); err != nil {
 			return err
 		}
-		if err := g.do(k, v.KVValue()); err != nil {
+		g.one[0] = v.KVValue()
+		if err := g.do(k, g.one[:]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// do carries out what was decided about a key. value is the element that has
-// come, if one has.
-func (g *grouping) do(k *groupKey, value []byte) error {
+// do carries out what was decided about a key. came are the values of the
+// elements that have come.
+func (g *grouping) do(k *groupKey, came [][]byte) error {
 	for i := range g.ops {
 		op := &g.ops[i]
 		switch op.Kind {
@@ -91,7 +107,7 @@ func (g *grouping) do(k *groupKey, value []byte) error {
 				b = &values{}
 				k.values[op.Window] = b
 			}
-			b.bytes = append(b.bytes, value...)
+			b.bytes = append(b.bytes, came[op.Element]...)
 			b.count++
 		case pane.Merge:
 			into := k.values[op.Window]
@@ -110,6 +126,10 @@ func (g *grouping) do(k *groupKey, value []byte) error {
 			if err := g.emit(k, op); err != nil {
 				return err
 			}
+		case pane.DropExpired:
+			g.s.lost.late++
+		case pane.DropClosed:
+			g.s.lost.closed++
 		case pane.Clear, pane.Expire:
 			delete(k.values, op.Window)
 		}

@@ -20,6 +20,8 @@ import (
 type streamJob struct {
 	stages int
 	played bool
+	// draining is closed when the sources are to stop.
+	draining chan struct{}
 
 	mu      sync.Mutex
 	joined  int
@@ -55,11 +57,37 @@ func (m *TaskManager) streamJob(job string, stages int, played bool) *streamJob 
 	if j == nil {
 		j = &streamJob{
 			stages: stages, played: played, now: element.Timestamp(time.Now().UnixMilli()),
-			plays: map[string]*play{}, changed: make(chan struct{}),
+			plays: map[string]*play{}, changed: make(chan struct{}), draining: make(chan struct{}),
 		}
 		m.streams[job] = j
+		if m.drains[job] {
+			j.drain()
+		}
 	}
 	return j
+}
+
+// drain has the sources stop: what is left of TestStreams is not played.
+func (j *streamJob) drain() {
+	if j.drained() {
+		return
+	}
+	close(j.draining)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// drained reports whether the sources are to stop. (The TaskManager's lock
+// keeps drain from being called twice at once.)
+func (j *streamJob) drained() bool {
+	select {
+	case <-j.draining:
+		return true
+	default:
+		return false
+	}
 }
 
 // join gives a task its seat. Until it has called done(1), the job isn't quiet.
@@ -199,6 +227,9 @@ func (j *streamJob) player(origin, tag string, events int) *play {
 func (j *streamJob) turn(ctx context.Context, p *play, mine func(event int) bool) (event int, err error) {
 	for {
 		j.mu.Lock()
+		if !p.playing && j.drained() {
+			p.at = p.events + 1
+		}
 		if j.quiet() && !p.playing && p.at <= p.events && j.first(p) && mine(p.at) {
 			p.playing = true
 			j.pending++

@@ -16,13 +16,18 @@ type keyed struct {
 	s      *stream
 	w      *coders.Windowed
 	timers *streamTimers
+	sorter *sorter // nil unless the elements must come in the order of their time
 }
 
 func newKeyed(s *stream) *keyed {
-	return &keyed{s: s, w: s.r.prog.Input, timers: newStreamTimers(s)}
+	k := &keyed{s: s, w: s.r.prog.Input, timers: newStreamTimers(s)}
+	if s.r.prog.Sorted {
+		k.sorter = &sorter{s: s, latenessMillis: s.r.prog.Stream.LatenessMillis}
+	}
+	return k
 }
 
-func (k *keyed) add(block []byte, _ int) error {
+func (k *keyed) add(_ context.Context, block []byte, _ int) error {
 	var v coders.Value
 	var wins []window.Window
 	input := k.s.marks.Input()
@@ -43,11 +48,18 @@ func (k *keyed) add(block []byte, _ int) error {
 			k.timers.expire(v.Key(), w, encodeWindow(nil, k.w, w))
 		}
 		elem := v.Raw
+		k.s.lost.late += int64(late)
 		if late == len(wins) {
 			continue // all its windows have expired, and their state is gone
 		}
 		if late > 0 {
 			elem = k.without(&v, wins, input)
+		}
+		if k.sorter != nil {
+			if !k.sorter.put(elem, v.Timestamp()) {
+				k.s.lost.late++
+			}
+			continue
 		}
 		if err := k.s.give(elem, 1); err != nil {
 			return err
@@ -69,9 +81,21 @@ func (k *keyed) without(v *coders.Value, wins []window.Window, input element.Tim
 	return append(coders.AppendHeader(nil, v.Timestamp(), n, codes, v.Pane), v.Elem...)
 }
 
-func (k *keyed) step(ctx context.Context) (bool, error) { return k.timers.fire(ctx) }
-func (k *keyed) next() element.Timestamp                { return k.timers.processing.next() }
-func (k *keyed) empty() bool                            { return len(k.timers.keys) == 0 }
+func (k *keyed) step(ctx context.Context) (bool, error) {
+	if k.sorter == nil {
+		return k.timers.fire(ctx, k.s.marks.Input())
+	}
+	// Elements and timers come in the order of the watermarks that let them go.
+	if did, err := k.sorter.give(min(k.s.marks.Input(), k.timers.event.next())); did || err != nil {
+		return did, err
+	}
+	return k.timers.fire(ctx, min(k.s.marks.Input(), k.sorter.next()))
+}
+
+func (k *keyed) next() element.Timestamp { return k.timers.processing.next() }
+func (k *keyed) empty() bool {
+	return len(k.timers.keys) == 0 && (k.sorter == nil || len(k.sorter.waiting) == 0)
+}
 
 // newState begins the state of a bundle.
 func (s *stream) newState() bundle.State {

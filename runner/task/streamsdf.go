@@ -20,10 +20,17 @@ const (
 // restrictions is the root of a splittable DoFn: what is left of a restriction
 // waits here until it may be resumed, and holds the watermark where the SDK
 // said that it is.
+//
+// When the job drains, each restriction is truncated before it goes on, once;
+// how much is left of it then is for its DoFn to say.
 type restrictions struct {
 	s     *stream
 	items wakeHeap[*parkedItem]
 	given []bundle.Residual // of splits of the bundle under way
+
+	truncates *bundle.Runner
+	draining  bool
+	whole     []*parkedItem // once draining: those that are to be truncated
 }
 
 // A parkedItem is a restriction that waits.
@@ -38,10 +45,15 @@ func newRestrictions(s *stream) *restrictions {
 	s.br.Checkpoint = checkpointEvery
 	s.br.StillHungry = func() bool { return false }
 	s.br.GiveBack = func(_ [][]byte, rest []bundle.Residual) { r.given = append(r.given, rest...) }
+	if a := s.r.prog.Stream.Truncate; a != nil {
+		r.truncates = a.Runner(s.br, s.r.acquire)
+	}
 	return r
 }
 
-func (r *restrictions) add(block []byte, count int) error { return r.s.give(block, count) }
+func (r *restrictions) add(_ context.Context, block []byte, count int) error {
+	return r.s.give(block, count)
+}
 
 // queue takes restrictions that nobody has begun.
 func (r *restrictions) queue(block []byte) error {
@@ -51,20 +63,74 @@ func (r *restrictions) queue(block []byte) error {
 		if block, err = r.s.r.prog.Input.Next(block, &v); err != nil {
 			return err
 		}
-		r.park(v.Raw, v.Timestamp(), element.MinTimestamp)
+		x := r.item(v.Raw, v.Timestamp())
+		if r.draining && r.truncates != nil {
+			r.whole = append(r.whole, x)
+			continue
+		}
+		r.items.set(&x.slot, element.MinTimestamp, true)
 	}
 	return nil
 }
 
-func (r *restrictions) park(elem []byte, hold, at element.Timestamp) {
+// item is a restriction that waits, and holds the watermark.
+func (r *restrictions) item(elem []byte, hold element.Timestamp) *parkedItem {
 	x := &parkedItem{elem: elem, hold: hold}
 	x.slot.item = x
 	r.s.marks.Hold(hold)
-	r.items.set(&x.slot, at, true)
+	return x
+}
+
+// drain truncates some of the restrictions that are still whole. It reports
+// whether there were any.
+func (r *restrictions) drain(ctx context.Context) (bool, error) {
+	if !r.draining {
+		r.draining = true
+		if r.truncates != nil {
+			for _, slot := range r.items.items {
+				r.whole = append(r.whole, slot.item)
+			}
+			r.items = wakeHeap[*parkedItem]{}
+		}
+	}
+	if len(r.whole) == 0 {
+		return false, nil
+	}
+	took := r.whole[:min(len(r.whole), mostItems)]
+	in, hold := &bundle.Input{}, element.MaxTimestamp
+	for _, x := range took {
+		in.Chunks = append(in.Chunks, x.elem)
+		in.Elements++
+		in.Bytes += int64(len(x.elem))
+		hold = min(hold, x.hold)
+	}
+	res, err := r.truncates.Run(ctx, in)
+	if err != nil {
+		return false, err
+	}
+	var v coders.Value
+	for block := res.Kept; len(block) > 0; {
+		if block, err = r.s.r.prog.Input.Next(block, &v); err != nil {
+			return false, err
+		}
+		x := r.item(v.Raw, hold)
+		r.items.set(&x.slot, element.MinTimestamp, true)
+	}
+	for _, x := range took {
+		r.s.marks.Release(x.hold)
+	}
+	r.whole = r.whole[len(took):]
+	return true, nil
 }
 
 func (r *restrictions) step(ctx context.Context) (bool, error) {
 	now := r.s.job.time()
+	if r.s.job.drained() {
+		now = element.MaxTimestamp // what was to be resumed later need not wait
+		if did, err := r.drain(ctx); did || err != nil {
+			return did, err
+		}
+	}
 	in := &bundle.Input{}
 	var took []*parkedItem
 	holds := map[*byte]element.Timestamp{}
@@ -98,7 +164,8 @@ func (r *restrictions) step(ctx context.Context) (bool, error) {
 		if rest.Delay > 0 {
 			at = r.s.job.time() + element.Timestamp(rest.Delay.Milliseconds())
 		}
-		r.park(rest.Element, hold, at)
+		x := r.item(rest.Element, hold)
+		r.items.set(&x.slot, at, true)
 	}
 	for _, x := range took {
 		r.s.marks.Release(x.hold)
@@ -108,4 +175,4 @@ func (r *restrictions) step(ctx context.Context) (bool, error) {
 }
 
 func (r *restrictions) next() element.Timestamp { return r.items.next() }
-func (r *restrictions) empty() bool             { return len(r.items.items) == 0 }
+func (r *restrictions) empty() bool             { return len(r.items.items) == 0 && len(r.whole) == 0 }

@@ -39,10 +39,20 @@ type liveSide struct {
 	marks   *watermark.Tracker
 	windows map[string]*sideWindow // by encoding
 	changed bool                   // since blocked elements were last looked at
+
+	// oldest are the windows by the time at which nobody can ask for them any
+	// more. Windows of an SDK's own kind are kept: what looks at them isn't known.
+	oldest wakeHeap[*sideWindow]
+	// mapper is set for windows of an SDK's own kind, and wanted are main windows
+	// that it is to be asked about.
+	mapper *windowMapper
+	wanted []window.Window
 }
 
 // A sideWindow is what a window holds: a group for each key, or one for all.
 type sideWindow struct {
+	code   string
+	slot   wakeSlot[*sideWindow]
 	order  []*sideGroup
 	groups map[string]*sideGroup
 
@@ -80,6 +90,12 @@ func (s *stream) openSides(ctx context.Context) error {
 		l := &liveSide{
 			s: s, spec: spec, how: s.r.prog.Stream.Sides[k], w: s.r.prog.Feed[spec.Collection],
 			first: len(s.bySource), windows: map[string]*sideWindow{}, changed: true,
+		}
+		if l.how.Map != nil {
+			l.mapper = &windowMapper{
+				br: l.how.Map.Runner(s.br, s.r.acquire), aside: l.how.Map, from: s.r.prog.Input, to: l.w,
+				known: map[window.Window]window.Window{},
+			}
 		}
 		inputs, err := s.r.sideInputs(spec.Datasets)
 		if err != nil {
@@ -152,18 +168,30 @@ func (l *liveSide) add(block []byte) error {
 			if one, rest, err = l.w.CutWindow(rest); err != nil {
 				return err
 			}
-			l.put(one, &v, p)
+			if err := l.put(one, &v, p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 // put adds an element to a window. A newer pane takes the place of the older.
-func (l *liveSide) put(code []byte, v *coders.Value, p element.Pane) {
+func (l *liveSide) put(code []byte, v *coders.Value, p element.Pane) error {
 	w := l.windows[string(code)]
 	if w == nil {
-		w = &sideWindow{groups: map[string]*sideGroup{}}
-		l.windows[string(code)] = w
+		win, err := decodeWindow(l.w, code)
+		if err != nil {
+			return err
+		}
+		gone := l.gone(win)
+		if window.Passed(l.s.told.Watermark, gone) {
+			return nil
+		}
+		w = &sideWindow{code: string(code), groups: map[string]*sideGroup{}}
+		w.slot.item = w
+		l.windows[w.code] = w
+		l.oldest.set(&w.slot, window.Passing(gone), l.mapper == nil)
 	}
 	g := w.groups[string(v.Key())]
 	if g == nil {
@@ -178,6 +206,47 @@ func (l *liveSide) put(code []byte, v *coders.Value, p element.Pane) {
 	g.elems = append(g.elems, v.Elem...)
 	g.count++
 	w.forget()
+	return nil
+}
+
+// gone is the output watermark after which no element can look at a window any
+// more: those that may are in windows that end no later, and live as long as
+// their lateness allows.
+func (l *liveSide) gone(w window.Window) element.Timestamp {
+	if l.mapper != nil || l.how.Fn.Kind == window.GlobalKind {
+		return element.MaxTimestamp
+	}
+	return w.Expiry(max(l.how.LatenessMillis, l.s.r.prog.Stream.LatenessMillis))
+}
+
+// freeSides forgets what nobody can ask for any more.
+func (s *stream) freeSides() {
+	for _, l := range s.sides {
+		for {
+			slot := l.oldest.due(s.told.Watermark)
+			if slot == nil {
+				break
+			}
+			l.oldest.set(slot, 0, false)
+			slot.item.forget()
+			delete(l.windows, slot.item.code)
+		}
+	}
+}
+
+// mapWindows asks which windows of side inputs main windows look at, where only
+// an SDK knows.
+func (s *stream) mapWindows(ctx context.Context) error {
+	for _, l := range s.sides {
+		for _, main := range l.wanted {
+			if _, err := l.mapper.of(ctx, main); err != nil {
+				return err
+			}
+			l.changed = true
+		}
+		l.wanted = l.wanted[:0]
+	}
+	return nil
 }
 
 // sidesChanged reports whether a side input has changed since it was asked.
@@ -220,13 +289,20 @@ func (l *liveSide) readyFor(main window.Window) bool {
 		return true
 	}
 	var at window.Window
+	if l.mapper != nil {
+		known := false
+		if at, known = l.mapper.known[main]; !known {
+			l.wanted = append(l.wanted, main)
+			return false
+		}
+	}
 	switch l.how.Fn.Kind {
 	case window.GlobalKind:
 		at = window.Global
 	case window.FixedKind, window.SlidingKind:
 		all := l.how.Fn.Assign(nil, main.MaxTimestamp())
 		at = all[len(all)-1] // the earliest, as SDKs choose it
-	default:
+	case window.SessionsKind:
 		at = main
 	}
 	if window.Passed(l.marks.Input(), at.MaxTimestamp()) {

@@ -22,6 +22,11 @@ type streamTimers struct {
 	seq      int
 
 	event, processing wakeHeap[*streamKey]
+
+	// ending says that the bundle under way is of timers, after all input of a
+	// job that drains: processing time doesn't wait any more, and what would loop
+	// has come to its end.
+	ending bool
 }
 
 // A streamKey is the timers of one key.
@@ -179,7 +184,7 @@ func (t *streamTimers) take(chunks []bundle.TimerChunk) error {
 				t.remove(k, old)
 				k = t.of(x.Key)
 			}
-			if x.Clear {
+			if x.Clear || t.ending && t.loops(i, &x) {
 				t.settle(k)
 			} else {
 				t.put(k, &streamTimer{at: x.Fire, family: i, hold: min(x.Hold, element.MaxTimestamp), window: string(x.Windows), raw: slices.Clone(x.Raw), id: id})
@@ -190,77 +195,96 @@ func (t *streamTimers) take(chunks []bundle.TimerChunk) error {
 	return nil
 }
 
+// loops reports whether a timer that a timer has set is one too many where
+// nothing more will come: the clock doesn't wait for it, or its window has no
+// end before which it could fire.
+func (t *streamTimers) loops(family int, x *bundle.Timer) bool {
+	return t.families[family].ProcessingTime || x.Fire >= element.EndOfGlobalWindow || len(x.Windows) == 0
+}
+
 // mostKeys is how many keys' timers are in one bundle.
 const mostKeys = 10_000
 
-// fire runs a bundle of ripe timers, one of each key.
-func (t *streamTimers) fire(ctx context.Context) (bool, error) {
-	input, now := t.s.marks.Input(), t.s.job.time()
-	var ripe []*streamKey
-	var fired []*streamTimer
-	perFamily := make([][]byte, len(t.families))
-	pull := func(h *wakeHeap[*streamKey], until element.Timestamp) {
-		for len(ripe) < mostKeys {
-			slot := h.due(until)
-			if slot == nil {
-				return
-			}
-			k := slot.item
-			q := &k.event
-			if h == &t.processing {
-				q = &k.processing
-			} else if (*q)[0].rank > rankUser && input >= element.MaxTimestamp && len(k.processing) > 0 {
-				// Nothing more will come, and time goes on: what waits for it may still
-				// happen before the windows are given up.
-				t.event.set(&k.eventSlot, 0, false)
-				continue
-			}
-			x := heap.Pop(q).(*streamTimer)
-			delete(k.byID, x.id)
-			ripe, fired = append(ripe, k), append(fired, x)
-			// Out of both heaps until the bundle has ended.
-			t.event.set(&k.eventSlot, 0, false)
-			t.processing.set(&k.processingSlot, 0, false)
-		}
+// A firing is the timers of one bundle, and the keys that they are of.
+type firing struct {
+	keys   []*streamKey
+	timers []*streamTimer
+}
+
+// fire runs a bundle of timers that are ripe at a watermark, one of each key.
+func (t *streamTimers) fire(ctx context.Context, watermark element.Timestamp) (bool, error) {
+	now := t.s.job.time()
+	if t.ending = t.s.marks.Input() >= element.MaxTimestamp && t.s.job.drained(); t.ending {
+		now = element.MaxTimestamp
 	}
-	pull(&t.event, input)
-	pull(&t.processing, now)
-	if len(ripe) == 0 {
+	var f firing
+	t.pull(&f, &t.event, watermark)
+	t.pull(&f, &t.processing, now)
+	if len(f.timers) == 0 {
 		return false, nil
 	}
-	in := &bundle.Input{}
-	var gone []*streamTimer
-	var goneOf []*streamKey
-	for i, x := range fired {
+	if in := t.input(&f); len(in.Timers) > 0 {
+		if _, err := t.s.bundle(ctx, in); err != nil {
+			return false, err
+		}
+	}
+	t.ending = false
+	for i, x := range f.timers {
+		if x.hold < element.MaxTimestamp {
+			t.s.marks.Release(x.hold)
+		}
 		if x.family < 0 {
-			gone, goneOf = append(gone, x), append(goneOf, ripe[i])
+			t.drop(f.keys[i], x.window)
+		}
+	}
+	for _, k := range f.keys {
+		t.settle(k)
+	}
+	return true, nil
+}
+
+// pull takes the next timer of each key that is ripe. The key is out of both
+// heaps until the bundle has ended.
+func (t *streamTimers) pull(f *firing, h *wakeHeap[*streamKey], until element.Timestamp) {
+	for len(f.keys) < mostKeys {
+		slot := h.due(until)
+		if slot == nil {
+			return
+		}
+		k := slot.item
+		q := &k.event
+		if h == &t.processing {
+			q = &k.processing
+		} else if (*q)[0].rank > rankUser && t.s.marks.Input() >= element.MaxTimestamp && len(k.processing) > 0 {
+			// Nothing more will come, and time goes on: what waits for it may still
+			// happen before the windows are given up.
+			t.event.set(&k.eventSlot, 0, false)
 			continue
 		}
-		perFamily[x.family] = append(perFamily[x.family], x.raw...)
-		in.Bytes += int64(len(x.raw))
+		x := heap.Pop(q).(*streamTimer)
+		delete(k.byID, x.id)
+		f.keys, f.timers = append(f.keys, k), append(f.timers, x)
+		t.event.set(&k.eventSlot, 0, false)
+		t.processing.set(&k.processingSlot, 0, false)
+	}
+}
+
+// input is what the worker is told of them.
+func (t *streamTimers) input(f *firing) *bundle.Input {
+	in := &bundle.Input{}
+	perFamily := make([][]byte, len(t.families))
+	for _, x := range f.timers {
+		if x.family >= 0 {
+			perFamily[x.family] = append(perFamily[x.family], x.raw...)
+			in.Bytes += int64(len(x.raw))
+		}
 	}
 	for i, b := range perFamily {
 		if len(b) > 0 {
 			in.Timers = append(in.Timers, bundle.TimerChunk{Transform: t.families[i].Transform, Family: t.families[i].ID, Bytes: b})
 		}
 	}
-	if len(in.Timers) > 0 {
-		if _, err := t.s.bundle(ctx, in); err != nil {
-			return false, err
-		}
-	}
-	for _, x := range fired {
-		if x.hold < element.MaxTimestamp {
-			t.s.marks.Release(x.hold)
-		}
-	}
-	for i, x := range gone {
-		t.drop(goneOf[i], x.window)
-	}
-	for _, k := range ripe {
-		t.settle(k)
-	}
-	return true, nil
+	return in
 }
 
 // drop forgets a window of a key.

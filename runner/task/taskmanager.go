@@ -113,6 +113,7 @@ type TaskManager struct {
 	programs map[programKey]*compiled
 	queues   map[queueKey]*queue
 	streams  map[string]*streamJob // by job, until it is released
+	drains   map[string]bool       // jobs that are to come to their end; until they are released
 	offers   map[queueKey]Spec     // of queues that others may ask for; until the job is released
 	offered  chan struct{}         // closed and renewed with each new offer
 	wg       sync.WaitGroup        // tasks; Add under mu and never once closed
@@ -168,6 +169,7 @@ func New(cfg Config) *TaskManager {
 		programs: map[programKey]*compiled{},
 		queues:   map[queueKey]*queue{},
 		streams:  map[string]*streamJob{},
+		drains:   map[string]bool{},
 		offers:   map[queueKey]Spec{},
 		offered:  make(chan struct{}),
 	}
@@ -351,6 +353,16 @@ func (m *TaskManager) Cancel(ids []ID) {
 	}
 }
 
+// DrainJob has the sources of a streaming job stop.
+func (m *TaskManager) DrainJob(job string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drains[job] = true
+	if j := m.streams[job]; j != nil {
+		j.drain()
+	}
+}
+
 // Release forgets partitions.
 func (m *TaskManager) Release(job string, dataset jobgraph.DatasetID, parts []Partition) {
 	ids := make([]shuffle.PartitionID, len(parts))
@@ -375,6 +387,7 @@ func (m *TaskManager) releaseJob(job string) {
 	m.mu.Lock()
 	delete(m.ended, job)
 	delete(m.streams, job)
+	delete(m.drains, job)
 	var queues []*queue
 	for k, q := range m.queues {
 		if k.job == job {
