@@ -65,7 +65,7 @@ func (x *trial) goClient(ctx context.Context, at *fleet.Node) (*exec.Cmd, *bytes
 	cmd := at.Host().Command(x.r.worker,
 		"--dir="+s.Dir, "--elements="+strconv.Itoa(s.Elements), "--pause="+s.Pause.String(),
 		fmt.Sprintf("--first-keys=%d", s.FirstKeys), fmt.Sprintf("--second-keys=%d", s.SecondKeys), fmt.Sprintf("--splits=%d", s.Splits),
-		"--endpoint="+fleet.JobAddr, "--environment_type=DOCKER", "--worker_binary="+x.r.worker, "--job_name="+x.name)
+		"--endpoint="+at.JobAddr(), "--environment_type=DOCKER", "--worker_binary="+x.r.worker, "--job_name="+x.name)
 	said := new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.WaitDelay = 5 * time.Second

@@ -28,7 +28,7 @@ type Client struct {
 
 // Dial makes a client. Nothing is connected before the first call.
 func (n *Node) Dial() (*Client, error) {
-	conn, err := grpc.NewClient("passthrough:///"+JobAddr,
+	conn, err := grpc.NewClient("passthrough:///"+n.JobAddr(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.host.Dial(ctx, "tcp", addr) }))
 	if err != nil {
@@ -190,7 +190,7 @@ func (n *Node) Get(ctx context.Context, path string, into any) error {
 
 // get asks a node's web address.
 func (n *Node) get(ctx context.Context, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+WebAddr+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.WebAddr()+path, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"trestle/itests/loopnet"
 	"trestle/itests/netns"
 )
 
@@ -29,15 +31,34 @@ type Config struct {
 	Memory       string // of each process, as --memory has it; 256MiB if ""
 	TaskSize     string // input that a task should get, as --target-task-size has it
 	Blob         bool   // shuffle data is written to an object store that outlives TaskManagers
+	Loopback     bool   // hosts are made by package loopnet, not netns
 
 	// Args are more flags for all processes, and those of one kind.
 	Args, JobManagerArgs, TaskManagerArgs []string
 }
 
+// A Host is where a node's processes run: packages netns and loopnet make them.
+type Host interface {
+	Address() string           // that others know it by, without a port
+	Loopback() string          // that its own processes alone are to know it by
+	Listen(port string) string // where to listen for what others dial at that port of Address
+	Command(name string, args ...string) *exec.Cmd
+	Processes() ([]int, error)
+	Dial(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// A Network is hosts and the wires between them.
+type Network interface {
+	Cut(from, to string) error
+	Part(some, others []string) error
+	HealAll() error
+	Close() error
+}
+
 // A Fleet is a running Trestle of many processes.
 type Fleet struct {
 	cfg   Config
-	Net   *netns.Network
+	Net   Network
 	Nodes []*Node // JobManagers first, spare ones included
 }
 
@@ -78,19 +99,41 @@ func New(cfg Config) (*Fleet, error) {
 			}
 		}
 	}
-	var err error
-	if f.Net, err = netns.New(names...); err != nil {
+	if err := f.connect(names); err != nil {
 		return nil, err
 	}
 	args := []string{"certs", "--dir=" + f.certs(), admin}
 	for _, n := range f.Nodes {
-		n.host = f.Net.Host(n.Name)
-		args = append(args, n.Name+"="+n.host.Addr)
+		args = append(args, n.Name+"="+n.host.Address())
 	}
 	if out, err := exec.Command(cfg.Trestle, args...).CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("trestle certs: %w: %s", err, out), f.Net.Close())
 	}
 	return f, nil
+}
+
+// connect makes the nodes' hosts.
+func (f *Fleet) connect(names []string) error {
+	if f.cfg.Loopback {
+		network, err := loopnet.New([]string{clusterPort, dataPort}, names...)
+		if err != nil {
+			return err
+		}
+		for _, n := range f.Nodes {
+			n.host = network.Host(n.Name)
+		}
+		f.Net = network
+		return nil
+	}
+	network, err := netns.New(names...)
+	if err != nil {
+		return err
+	}
+	for _, n := range f.Nodes {
+		n.host = network.Host(n.Name)
+	}
+	f.Net = network
+	return nil
 }
 
 // admin is whoever looks after the fleet from outside.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"trestle/itests/jobs"
-	"trestle/itests/netns"
 )
 
 // A Kind of process. Names of nodes begin with it.
@@ -33,7 +32,7 @@ type Node struct {
 	Kind Kind
 
 	fleet *Fleet
-	host  *netns.Host
+	host  Host
 	dir   string
 	spare bool
 	args  []string // more flags for this one
@@ -53,20 +52,25 @@ func (n *Node) readyFile() string { return filepath.Join(n.dir, "ready.json") }
 // With gives it more flags for its next start.
 func (n *Node) With(args ...string) { n.args = args }
 
-// Addresses of its listeners. Those for clients are on the host's loopback,
-// where Trestle has them unless it is told otherwise: see Dial and Command of
-// its host.
+// Ports of its listeners.
 const (
-	JobAddr = "127.0.0.1:8099"
-	WebAddr = "127.0.0.1:8081"
+	jobPort     = "8099"
+	webPort     = "8081"
+	clusterPort = "8098"
+	dataPort    = "8097"
 )
 
+// JobAddr and WebAddr are for clients. They are on the host's loopback, where
+// Trestle has them unless it is told otherwise: see Dial and Command of its host.
+func (n *Node) JobAddr() string { return net.JoinHostPort(n.host.Loopback(), jobPort) }
+func (n *Node) WebAddr() string { return net.JoinHostPort(n.host.Loopback(), webPort) }
+
 // ClusterAddr and DataAddr are for other Trestles.
-func (n *Node) ClusterAddr() string { return net.JoinHostPort(n.host.Addr, "8098") }
-func (n *Node) DataAddr() string    { return net.JoinHostPort(n.host.Addr, "8097") }
+func (n *Node) ClusterAddr() string { return net.JoinHostPort(n.host.Address(), clusterPort) }
+func (n *Node) DataAddr() string    { return net.JoinHostPort(n.host.Address(), dataPort) }
 
 // Host is where it runs.
-func (n *Node) Host() *netns.Host { return n.host }
+func (n *Node) Host() Host { return n.host }
 
 // command is how it is started.
 func (n *Node) command() []string {
@@ -76,9 +80,10 @@ func (n *Node) command() []string {
 	case JobManager:
 		args = append([]string{"jobmanager",
 			"--name=" + n.Name,
-			"--job-addr=" + JobAddr,
-			"--web-addr=" + WebAddr,
-			"--cluster-addr=" + n.ClusterAddr(),
+			"--job-addr=" + n.JobAddr(),
+			"--web-addr=" + n.WebAddr(),
+			"--cluster-addr=" + n.host.Listen(clusterPort),
+			"--advertise=" + n.ClusterAddr(),
 			"--target-task-size=" + f.cfg.TaskSize}, f.cfg.JobManagerArgs...)
 		if n.spare {
 			args = append(args, "--join")
@@ -89,15 +94,16 @@ func (n *Node) command() []string {
 		args = append([]string{"taskmanager",
 			"--name=" + n.Name,
 			"--jobmanagers=" + f.doors(),
-			"--data-addr=" + n.DataAddr(),
+			"--data-addr=" + n.host.Listen(dataPort),
+			"--advertise=" + n.DataAddr(),
 			fmt.Sprintf("--slots=%d", f.cfg.Slots)}, f.cfg.TaskManagerArgs...)
 		if f.cfg.Blob {
 			args = append(args, "--shuffle-store=file://"+f.Store())
 		}
 	case Serve:
 		args = []string{"serve",
-			"--job-addr=" + JobAddr,
-			"--web-addr=" + WebAddr,
+			"--job-addr=" + n.JobAddr(),
+			"--web-addr=" + n.WebAddr(),
 			"--target-task-size=" + f.cfg.TaskSize,
 			fmt.Sprintf("--slots=%d", f.cfg.Slots)}
 	}
@@ -122,7 +128,7 @@ func (n *Node) Launch() error {
 	defer log.Close()
 	cmd := n.host.Command(n.fleet.cfg.Trestle, n.command()...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), jobs.HostVariable+"="+n.Name, "TMPDIR="+filepath.Join(n.dir, "tmp"))
+	cmd.Env = append(cmd.Environ(), jobs.HostVariable+"="+n.Name, "TMPDIR="+filepath.Join(n.dir, "tmp"))
 	// A group of its own: an interrupt at the terminal is the test's, which then
 	// cleans up.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -197,13 +203,24 @@ func (n *Node) Resume() { _ = n.cmd.Process.Signal(syscall.SIGCONT) }
 // ctx ends.
 func (n *Node) Slow(ctx context.Context, factor int) {
 	const pulse = 10 * time.Millisecond
+	var pids []int
 	for ctx.Err() == nil {
-		n.signal(syscall.SIGSTOP)
+		// Those of last time at once: to look for new ones takes a while.
+		signal(pids, syscall.SIGSTOP)
+		pids, _ = n.host.Processes() // an error: it is being taken apart
+		signal(pids, syscall.SIGSTOP)
 		sleep(ctx, pulse*time.Duration(factor-1))
-		n.signal(syscall.SIGCONT)
+		signal(pids, syscall.SIGCONT)
 		sleep(ctx, pulse)
 	}
-	n.signal(syscall.SIGCONT)
+	pids, _ = n.host.Processes()
+	signal(pids, syscall.SIGCONT)
+}
+
+func signal(pids []int, s syscall.Signal) {
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, s)
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -212,16 +229,6 @@ func sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	}
-}
-
-func (n *Node) signal(s syscall.Signal) {
-	pids, err := n.host.Processes()
-	if err != nil {
-		return // it is being taken apart
-	}
-	for _, pid := range pids {
-		_ = syscall.Kill(pid, s)
 	}
 }
 

@@ -208,6 +208,16 @@ func (n *Network) ends() []*Host {
 	return append([]*Host{here}, n.hosts...)
 }
 
+// Address is the host's address, without a port.
+func (h *Host) Address() string { return h.Addr }
+
+// Loopback is the address of the host's own loopback.
+func (h *Host) Loopback() string { return "127.0.0.1" }
+
+// Listen is where a process on the host is to listen for what others dial at the
+// host's address with that port: there.
+func (h *Host) Listen(port string) string { return net.JoinHostPort(h.Addr, port) }
+
 // Command is a program to be started on the host.
 func (h *Host) Command(name string, args ...string) *exec.Cmd {
 	return h.CommandContext(context.Background(), name, args...)
