@@ -23,10 +23,11 @@ type Settings struct {
 	RestartDelay      time.Duration
 	RestartMaxDelay   time.Duration
 	RestartInterval   time.Duration
-	Priority          int // each step doubles a job's share of the slots
-	SDKWorkerParallel int // worker processes per environment
-	Parallelism       int // most tasks of a stage
-	BundleElements    int // most elements in a bundle's input
+	Priority          int  // each step doubles a job's share of the slots
+	SDKWorkerParallel int  // worker processes per environment
+	Parallelism       int  // most tasks of a stage
+	BundleElements    int  // most elements in a bundle's input
+	Streaming         bool // run it as if its input were unbounded
 }
 
 // The values that options may have.
@@ -76,6 +77,9 @@ var options = []option{
 	{"max_bundle_size", jobpb.PipelineOptionType_INTEGER, "",
 		"Most elements that an SDK worker is given in one bundle; 0 lets the runner choose.",
 		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.BundleElements })},
+	{"streaming", jobpb.PipelineOptionType_BOOLEAN, "false",
+		"Run the pipeline as a streaming one even if all its input is bounded.",
+		boolean(func(s *Settings) *bool { return &s.Streaming })},
 }
 
 // ParseSettings reads the options that are meant for the runner, and tells all
@@ -179,6 +183,24 @@ func integer(least, most int, field func(*Settings) *int) func(*Settings, *struc
 	return func(s *Settings, v *structpb.Value) (err error) {
 		*field(s), err = wholeNumber(v, least, most)
 		return err
+	}
+}
+
+func boolean(field func(*Settings) *bool) func(*Settings, *structpb.Value) error {
+	return func(s *Settings, v *structpb.Value) error {
+		t, err := text(v)
+		if err != nil {
+			return err
+		}
+		switch strings.ToLower(t) {
+		case "true":
+			*field(s) = true
+		case "false", "":
+			*field(s) = false
+		default:
+			return fmt.Errorf("must be true or false, but is %.60q", t)
+		}
+		return nil
 	}
 }
 

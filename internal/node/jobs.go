@@ -47,7 +47,7 @@ type jobs struct {
 
 // Check plans the pipeline, and asks whether its workers can be started.
 func (h *jobs) Check(_ context.Context, s *jobservice.Submission) error {
-	_, err := Plan(s.Pipeline, PlanOptions{Mode: h.mode(s), Slots: h.cfg.Slots})
+	_, err := Plan(s.Pipeline, h.planOptions(s))
 	errs := []error{err}
 	check := checkAway
 	if h.side != nil {
@@ -86,10 +86,14 @@ func (h *jobs) mode(s *jobservice.Submission) region.Mode {
 	return region.Mode(h.cfg.ExchangeMode)
 }
 
+func (h *jobs) planOptions(s *jobservice.Submission) PlanOptions {
+	return PlanOptions{Mode: h.mode(s), Slots: h.cfg.Slots, Streaming: s.Settings.Streaming}
+}
+
 // Submit plans the pipeline as it is now, artifacts staged, stores all that
 // the job needs, and hands it to the Dispatcher.
 func (h *jobs) Submit(ctx context.Context, s *jobservice.Submission) error {
-	plan, err := Plan(s.Pipeline, PlanOptions{Mode: h.mode(s), Slots: h.cfg.Slots})
+	plan, err := Plan(s.Pipeline, h.planOptions(s))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 type PlanOptions struct {
 	Mode  region.Mode
 	Slots int
+	// Streaming runs a pipeline of bounded input as one of unbounded input.
+	Streaming bool
 }
 
 // Plan makes the plan of a pipeline. The error joins all that is wrong with
@@ -22,6 +24,7 @@ func Plan(p *pipepb.Pipeline, o PlanOptions) (*fusion.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.Streaming = g.Streaming || o.Streaming
 	if g, err = transforms.Apply(g, transforms.Options{}); err != nil {
 		return nil, err
 	}
