@@ -19,7 +19,8 @@ import (
 // Only stages that stand alone in their region are looked at. What one task
 // hands to another as it is written belongs to both, and of two columns at once
 // each task of one would have to win. Tasks that pull from a queue need no
-// second: who is slow pulls less.
+// second: who is slow pulls less. And what a stage reads must be there: part of it
+// may be made again, the same as it was, while tasks that have read it go on.
 func (c *call) startTwice() {
 	if c.policy.SlowAfter < 0 || freeSlots(c.open(1)) == 0 {
 		return
@@ -29,7 +30,7 @@ func (c *call) startTwice() {
 			continue
 		}
 		for s, st := range j.Stages {
-			if 2*st.Finished >= st.Parallelism && st.Finished > 0 && !st.Complete() && standsAlone(j, s) {
+			if 2*st.Finished >= st.Parallelism && st.Finished > 0 && !st.Complete() && standsAlone(j, s) && inputsComplete(j, j.RegionOf(s)) {
 				c.doubleSlow(j, s)
 			}
 		}
