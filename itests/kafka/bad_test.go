@@ -152,7 +152,7 @@ func TestWrongDeserializer(t *testing.T) {
 // TestCorrupt reads batches of which bits have flipped on the broker's disk.
 func TestCorrupt(t *testing.T) {
 	need(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	b, err := broker.Start(ctx, jars(t), dir, broker.Options{})

@@ -72,7 +72,7 @@ func TestKills(t *testing.T) {
 }
 
 func newKilling(t *testing.T) *killing {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	brokers, err := broker.StartCluster(ctx, jars(t), t.TempDir(), 3)
 	if err != nil {
@@ -224,7 +224,7 @@ func (k *killing) killBroker() func() {
 	b := k.brokers[k.chance.IntN(len(k.brokers))]
 	b.Kill()
 	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if err := b.Restart(ctx); err != nil {
 			k.t.Fatal(err)

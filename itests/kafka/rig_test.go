@@ -59,7 +59,7 @@ func need(t testing.TB) (*broker.Broker, *broker.Tool) {
 		t.Skip("run with -kafka, or make itest-kafka")
 	}
 	shared.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if shared.dir, shared.err = os.MkdirTemp("", "itest-kafka-*"); shared.err != nil {
 			return
@@ -127,7 +127,7 @@ func source(b *broker.Broker, topics ...string) kafka.Source {
 
 func resolve(t testing.TB, s kafka.Source) kafka.Bounds {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	bounds, err := kafka.Resolve(ctx, s)
 	if err != nil {
@@ -149,7 +149,7 @@ func line(partition int32, r *kafka.Record) string {
 // readAll reads all ranges, each in order.
 func readAll(t testing.TB, s kafka.Source, bounds kafka.Bounds) map[int32][]string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	all := map[int32][]string{}
 	for _, r := range bounds.Ranges {

@@ -22,7 +22,7 @@ import (
 func init() {
 	beam.RegisterType(reflect.TypeFor[encodedFn]())
 	beam.RegisterType(reflect.TypeFor[reifyFn]())
-	register.Emitter2[int64, []byte]()
+	register.Emitter2[int, []byte]()
 }
 
 // Go's SDK hands a DoFn no null: of a pair whose value is null it hands on the
@@ -34,7 +34,7 @@ func init() {
 // reifyFn keeps the place, and is never run.
 type reifyFn struct{}
 
-func (*reifyFn) ProcessElement(_, _ []byte, _ func(int64, []byte)) {}
+func (*reifyFn) ProcessElement(_, _ []byte, _ func(int, []byte)) {}
 
 // encodedFn writes elements that come encoded.
 type encodedFn struct {
@@ -79,7 +79,7 @@ func (f *encodedFn) Teardown() error { return f.closeAll() }
 func (f *encodedFn) StartBundle(ctx context.Context) error { return f.begin(ctx) }
 
 // ProcessElement takes an element behind its windows.
-func (f *encodedFn) ProcessElement(ctx context.Context, _ int64, element []byte) error {
+func (f *encodedFn) ProcessElement(ctx context.Context, _ int, element []byte) error {
 	r, err := f.record(element)
 	if err != nil {
 		return fmt.Errorf("write to topic %q: %w", f.Sink.Topic, err)
