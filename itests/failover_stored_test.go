@@ -109,8 +109,8 @@ func TestFailoverDamagedPartitions(t *testing.T) {
 	// they start.
 	t.Run("away", func(t *testing.T) {
 		r := startRig(t, heavyTasks)
-		for i := range fullOrQuick(6, 2) {
-			r.damage(t, i%2 == 0, func() {
+		for i := range fullOrQuick(6, 1) {
+			r.damage(t, i%2 == 1, func() {
 				for _, n := range r.Of(fleet.TaskManager) {
 					if err := n.PowerOff(); err != nil {
 						t.Fatal(err)
