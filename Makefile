@@ -16,7 +16,7 @@ RUNS    ?= 1
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo kafka kafka-jars itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-failover full clean
+.PHONY: build demo kafka kafka-jars itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-state bench-failover full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -70,6 +70,9 @@ bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Fli
 
 bench-spill: build ## grouping far more data than memory; fails if the memory grows beyond its budget
 	$(GO) run ./bench -cache=$(CACHE) -spill
+
+bench-state: build ## a streaming job that remembers far more than memory holds; fails if the memory grows beyond its budget
+	$(GO) run ./bench -cache=$(CACHE) -state
 
 bench-failover: build ## what dying leaders and TaskManagers cost a job; about ten minutes
 	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS) -failover

@@ -60,6 +60,7 @@ func compare(ctx context.Context, w *workshop, o *options) ([]table, error) {
 		{wordcountJobs, wordcountTable},
 		{smallJobs, smallTable},
 		{exchangeJobs, exchangeTable},
+		{streamJobs, streamTable},
 		{linearJobs, linearTable},
 	} {
 		jobs, err := part.jobs(ctx, w, o)

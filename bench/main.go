@@ -18,6 +18,7 @@
 //
 // With -spill it does something else: it groups far more data than the runner
 // may hold, and fails if a result is wrong or memory grows beyond its budget.
+// With -state a streaming job remembers far more than the runner may hold.
 // With -failover it starts many processes, each on a host of its own, and
 // measures what it costs a job that some of them die.
 package main
@@ -57,6 +58,8 @@ func run(ctx context.Context, o *options) error {
 	switch {
 	case o.spill:
 		tables, failed = spill(ctx, w, o)
+	case o.state:
+		tables, failed = largeState(ctx, w, o)
 	case o.failover:
 		tables, failed = failover(ctx, w, o)
 	default:

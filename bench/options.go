@@ -30,10 +30,15 @@ type options struct {
 	spillBytes  int64
 	hotBytes    int64
 	spillMemory int64
+
+	state       bool
+	stateKeys   int64
+	userKeys    int64
+	stateMemory int64
 }
 
 // The cases that -only chooses from, in their order.
-var caseNames = []string{"pardo", "group_by_key", "combine", "cogbk", "sideinput", "wordcount", "small", "exchange", "linear"}
+var caseNames = []string{"pardo", "group_by_key", "combine", "cogbk", "sideinput", "wordcount", "small", "exchange", "stream", "linear"}
 
 const defaultDoc = "docs/performance.md"
 
@@ -48,6 +53,9 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	spillBytes := f.String("spill-bytes", "4GB", "with -spill: bytes to group")
 	hotBytes := f.String("hot-bytes", "1GB", "with -spill: bytes of the one key")
 	spillMemory := f.String("spill-memory", "512MiB", "with -spill: memory that the runner may use")
+	stateKeys := f.String("state-keys", "10M", "with -state: keys that are grouped")
+	userKeys := f.String("user-keys", "2M", "with -state: keys with user state")
+	stateMemory := f.String("state-memory", "512MiB", "with -state: memory that the runner may use")
 	f.IntVar(&o.runs, "runs", 3, "runs of each case; tables show medians")
 	f.IntVar(&o.smallN, "n", 50, "small jobs of one client")
 	f.DurationVar(&o.timeout, "timeout", 15*time.Minute, "time that one job may take")
@@ -56,6 +64,7 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	f.StringVar(&o.cache, "cache", ".cache", "where peers, clients and texts are kept")
 	f.StringVar(&o.doc, "doc", defaultDoc, "file to write the tables to; empty: none")
 	f.BoolVar(&o.failover, "failover", false, "what dying processes cost, in place of the comparison")
+	f.BoolVar(&o.state, "state", false, "remember more than memory holds in a streaming job, in place of the comparison")
 	f.BoolVar(&o.spill, "spill", false, "group more than memory holds, in place of the comparison")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -63,7 +72,8 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	if *quick {
 		setUnlessGiven(f, map[string]string{
 			"sizes": "50k", "texts": "4MB", "linear": "100k,200k", "runs": "1", "n": "10",
-			"spill-bytes": "256MB", "hot-bytes": "64MB", "spill-memory": "128MiB"})
+			"spill-bytes": "256MB", "hot-bytes": "64MB", "spill-memory": "128MiB",
+			"state-keys": "400k", "user-keys": "100k", "state-memory": "128MiB"})
 	}
 	var err error
 	for _, l := range []struct {
@@ -77,7 +87,8 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	for _, s := range []struct {
 		text string
 		into *int64
-	}{{*spillBytes, &o.spillBytes}, {*hotBytes, &o.hotBytes}, {*spillMemory, &o.spillMemory}} {
+	}{{*spillBytes, &o.spillBytes}, {*hotBytes, &o.hotBytes}, {*spillMemory, &o.spillMemory},
+		{*stateKeys, &o.stateKeys}, {*userKeys, &o.userKeys}, {*stateMemory, &o.stateMemory}} {
 		if *s.into, err = parseSize(s.text); err != nil {
 			return nil, err
 		}
@@ -96,11 +107,11 @@ func (o *options) finish(f *flag.FlagSet) (err error) {
 	narrowed := false
 	f.Visit(func(g *flag.Flag) {
 		switch g.Name {
-		case "only", "sizes", "texts", "linear", "peers", "quick", "spill-bytes", "hot-bytes", "spill-memory":
+		case "only", "sizes", "texts", "linear", "peers", "quick", "spill-bytes", "hot-bytes", "spill-memory", "state-keys", "user-keys", "state-memory":
 			narrowed = true
 		}
 	})
-	if narrowed && !given(f, "doc") {
+	if (narrowed || o.state) && !given(f, "doc") {
 		o.doc = ""
 	}
 	if o.runs < 1 || o.smallN < 1 {
@@ -118,6 +129,8 @@ func (o *options) section() string {
 	switch {
 	case o.spill:
 		return "spill"
+	case o.state:
+		return "state"
 	case o.failover:
 		return "failover"
 	}

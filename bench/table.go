@@ -53,7 +53,7 @@ func describe(ctx context.Context, o *options, began time.Time, others float64) 
 		version = strings.TrimSpace(string(out))
 	}
 	runs := fmt.Sprintf("medians of %d runs", o.runs)
-	if o.runs == 1 || o.spill {
+	if o.runs == 1 || o.spill || o.state {
 		runs = "one run each"
 	}
 	return fmt.Sprintf("Trestle %s, %s, %d cores (%s), %s memory, %s. Other processes took %.0f %% of the machine while the jobs ran.\n",

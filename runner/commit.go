@@ -111,7 +111,7 @@ func column(a schedule.Start) []task.Spec {
 	for i, t := range a.Tasks {
 		specs[i] = task.Spec{
 			ID: fullID(a.Job, t.ID), Plan: string(a.Plan), Parallelism: t.Parallelism,
-			Slot: a.Slot, Queue: t.Queue, QueueAt: t.QueueAt,
+			Slot: a.Slot, Queue: t.Queue, QueueAt: t.QueueAt, KeyGroups: t.KeyGroups,
 			Inputs: inputs(t.Inputs), SideInputs: inputs(t.SideInputs), Impulse: t.Impulse,
 		}
 		for _, o := range t.Outputs {

@@ -65,6 +65,7 @@ const beamProtos = "github.com/apache/beam/sdks/v2/go/pkg/beam/model"
 var owners = map[string]string{
 	"github.com/aws/aws-sdk-go-v2":        "internal/bucket",
 	"github.com/cespare/xxhash/v2":        "runner/group",
+	"github.com/cockroachdb/pebble/v2":    "runner/state",
 	"github.com/hashicorp":                "raftmeta",
 	"github.com/klauspost/compress":       "internal/pack",
 	"github.com/prometheus/client_golang": "internal/node",

@@ -17,7 +17,10 @@ import (
 type Dest struct {
 	Partitioning  jobgraph.Partitioning
 	Subpartitions int
-	Writer        *shuffle.Writer
+	// KeyGroups is not 0 where each sub-partition is that of a range of so many
+	// key groups.
+	KeyGroups int
+	Writer    *shuffle.Writer
 	// Before is told of the elements that are about to be committed; may be nil.
 	Before func(elements int64)
 }
@@ -146,6 +149,7 @@ type destTxn struct {
 	txn    *shuffle.Txn
 	by     jobgraph.Partitioning
 	subs   uint64
+	groups uint64 // 0: none
 	next   uint64 // where Spread goes on
 	before func(elements int64)
 }
@@ -158,7 +162,7 @@ func newSinkWriter(s *Sink, dests map[jobgraph.DatasetID]*Dest) (*sinkWriter, er
 			return sw, fmt.Errorf("task has no partition of dataset %s to write", id)
 		}
 		txn := d.Writer.Begin()
-		sw.dests = append(sw.dests, destTxn{txn: txn, by: d.Partitioning, subs: uint64(d.Subpartitions), before: d.Before})
+		sw.dests = append(sw.dests, destTxn{txn: txn, by: d.Partitioning, subs: uint64(d.Subpartitions), groups: uint64(d.KeyGroups), before: d.Before})
 	}
 	// Bundles start their rounds at different places, or many small bundles
 	// would all fill the first sub-partition.
@@ -241,8 +245,11 @@ func (s *sinkWriter) spread(b []byte) (rest []byte, err error) {
 	}
 	for i := range s.dests {
 		d := &s.dests[i]
-		if (d.by == jobgraph.Forward || d.by == jobgraph.Whole) && n > 0 {
-			if err := d.txn.Append(0, whole, n); err != nil {
+		if d.by != jobgraph.Forward && d.by != jobgraph.Whole || n == 0 {
+			continue
+		}
+		for sub := range d.subs { // of Whole, each of several readers has a copy
+			if err := d.txn.Append(int(sub), whole, n); err != nil {
 				return nil, err
 			}
 		}
@@ -263,7 +270,7 @@ func (s *sinkWriter) spreadByKey(b []byte, d *destTxn) (rest []byte, err error) 
 		if err != nil {
 			return nil, s.garbage(err)
 		}
-		if err := d.txn.Append(keySub(v.Key(), d.subs), v.Raw, 1); err != nil {
+		if err := d.txn.Append(d.keySub(v.Key()), v.Raw, 1); err != nil {
 			return nil, err
 		}
 		n++
@@ -278,12 +285,24 @@ func (s *sinkWriter) spreadByKey(b []byte, d *destTxn) (rest []byte, err error) 
 func (d *destTxn) element(v *coders.Value) error {
 	switch d.by {
 	case jobgraph.ByKey:
-		return d.txn.Append(keySub(v.Key(), d.subs), v.Raw, 1)
+		return d.txn.Append(d.keySub(v.Key()), v.Raw, 1)
 	case jobgraph.Spread:
 		d.next++
 		return d.txn.Append(int(d.next%d.subs), v.Raw, 1)
 	}
 	return nil // appended whole, see spread
+}
+
+// KeyGroup is the group that a key is in of so many: those whose hashes are
+// neighbours.
+func KeyGroup(key []byte, groups int) int { return keySub(key, uint64(groups)) }
+
+// keySub is the sub-partition of a key.
+func (d *destTxn) keySub(key []byte) int {
+	if d.groups == 0 {
+		return keySub(key, d.subs)
+	}
+	return keySub(key, d.groups) * int(d.subs) / int(d.groups)
 }
 
 // keySub maps a key to one of n sub-partitions by the high bits of its hash, so

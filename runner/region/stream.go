@@ -4,9 +4,9 @@ import "trestle/runner/jobgraph"
 
 // stream is Compute for a graph that runs while its input is unbounded: all is
 // pipelined, so all that hangs together runs together, and what doesn't shares
-// the job's clock. The one region is pointwise, for each stage has one task.
+// the job's clock.
 func stream(g *jobgraph.Graph) {
-	r := &jobgraph.Region{ID: "r1", Pointwise: true}
+	r := &jobgraph.Region{ID: "r1"}
 	for _, d := range g.Datasets {
 		d.Exchange = jobgraph.Pipelined
 	}

@@ -77,6 +77,7 @@ type chooser struct {
 	policy Policy
 	out    *catalog.ParallelismChosen
 	chosen map[jobgraph.StageID]int // in this region so far: number in out.Stages
+	widths map[jobgraph.StageID]int // of a streaming job's stages, as they were asked for
 }
 
 func (c *call) choose(j *catalog.Job, region, slots int) {
@@ -228,7 +229,7 @@ func (ch *chooser) written(d *jobgraph.Dataset) int {
 
 func (ch *chooser) parallelism(spec *jobgraph.Stage, in *inputs) int {
 	if ch.j.Graph.Streaming {
-		return 1 // all stages of a streaming job share a slot
+		return ch.streamWidth(spec.ID)
 	}
 	n := max(1, in.pointwise)
 	switch spec.Root {
@@ -278,6 +279,9 @@ func ceil(a, b int64) int64 { return (a + b - 1) / b }
 func (ch *chooser) reading(spec *jobgraph.Stage, in *inputs, id jobgraph.DatasetID, n int) catalog.InputChoice {
 	d := ch.j.Dataset(id)
 	c := catalog.InputChoice{Dataset: id}
+	if ch.j.Graph.Streaming {
+		return ch.streamReading(d, n)
+	}
 	switch {
 	case spec.Root == jobgraph.RootRestrictions:
 		c.Reading = catalog.ReadQueue
@@ -306,7 +310,7 @@ func cutEven(subs, n int) []int { return pad(even(subs, min(subs, n)), n) }
 
 func (ch *chooser) subpartitions(id jobgraph.DatasetID) int {
 	if ch.j.Graph.Streaming {
-		return 1
+		return ch.channels(ch.j.Dataset(id))
 	}
 	switch ch.j.Dataset(id).Partitioning {
 	case jobgraph.ByKey:

@@ -41,6 +41,7 @@ type TaskSpec struct {
 	ID          catalog.TaskID
 	Parallelism int
 	Queue       uint32
+	KeyGroups   int    // of the job, where tasks own key groups; else 0
 	QueueAt     string // the TaskManager that keeps the queue; "" if there is none
 	Inputs      []Input
 	SideInputs  []Input

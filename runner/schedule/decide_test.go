@@ -22,7 +22,7 @@ import (
 //	drain-manager NAME                 it wants no new tasks
 //	idle NAME                          whether it can leave without being missed
 //	known                              nobody is waited for any longer
-//	job NAME [priority=N] [parallelism=N] [restart=KIND] [attempts=N] [delay=D] …     a submission; the graph is the input
+//	job NAME [streaming] [priority=N] [parallelism=N] [restart=KIND] [attempts=N] [delay=D] …     a submission; the graph is the input
 //	finish JOB TASK [dN=BYTES[/durable][/skew]] …
 //	fail JOB TASK kind=KIND [msg=TEXT] [lost=(d1/0#0,…)]
 //	bind JOB STAGE BOUNDS / unbind JOB STAGE MESSAGE
@@ -227,6 +227,10 @@ func (w *world) job(d *datadriven.TestData, name string) error {
 	r := &catalog.JobAccepted{Job: catalog.JobID(name), Name: name, At: w.now, Plan: "p", Graph: g, KeyGroups: w.policy.WithDefaults().KeyGroups}
 	r.Restart = w.policy.WithDefaults().Restart
 	for _, arg := range d.CmdArgs[1:] {
+		if arg.Key == "streaming" {
+			g.Streaming = true
+			continue
+		}
 		v := arg.Vals[0]
 		n, _ := strconv.Atoi(v)
 		span, _ := time.ParseDuration(v)

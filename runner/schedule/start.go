@@ -270,7 +270,14 @@ func (w *waiting) spec(c *call, manager string, id catalog.TaskID) TaskSpec {
 		t.Inputs = append(t.Inputs, w.told(c, manager, stage, read, lo, hi))
 	}
 	for _, id := range spec.SideInputs {
-		t.SideInputs = append(t.SideInputs, w.told(c, manager, stage, Input{Dataset: id, Hi: w.j.Subpartitions(id)}, 0, -1))
+		read := Input{Dataset: id, Hi: w.j.Subpartitions(id)}
+		if w.j.Graph.Streaming {
+			read.Lo, read.Hi = index, index+1 // each reader has a copy
+		}
+		t.SideInputs = append(t.SideInputs, w.told(c, manager, stage, read, 0, -1))
+	}
+	if w.j.Graph.Streaming {
+		t.KeyGroups = w.j.KeyGroups
 	}
 	return t
 }

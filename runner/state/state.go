@@ -11,8 +11,9 @@
 // held for the keys at hand only and dropped when they are done. It holds cells
 // in memory; of bags that outgrow the budget the tail stays in memory and the
 // rest is in a temporary file. Ordered lists, and keys of multimaps, are always
-// in memory. Backends that hold the state of all keys (unbounded input) come
-// behind the same interface.
+// in memory. The one for unbounded input is Keyed: it has the state of all keys,
+// those that were not used lately on disk. Behind it is a Table, which holds
+// whatever else a task knows of its keys, too.
 //
 // Values are the SDK's bytes. Bags and multimaps never look into them; ordered
 // lists expect what Beam's Fn API prescribes, a varint sort key and a length
@@ -50,6 +51,9 @@ type cellID struct {
 
 // A backend holds committed cells. What it returns is not changed.
 type backend interface {
+	// load makes sure that the cells of a key can be asked for, until the bundle
+	// ends.
+	load(key string) error
 	bag(id cellID) bag
 	mapValue(id cellID, mapKey string) bag
 	mapKeys(id cellID) []string // in any order
@@ -154,6 +158,8 @@ func (s *Batch) Bundle() *Bundle {
 	return &Bundle{backend: s, spill: &s.spill, opt: s.opt, changes: make(map[cellID]*change)}
 }
 
+func (s *Batch) load(string) error { return nil }
+
 func (s *Batch) bag(id cellID) bag {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -247,7 +253,7 @@ func (c *cell) applyMap(ch *change) {
 // A Bundle answers a bundle's state requests. It is safe for concurrent use.
 type Bundle struct {
 	backend backend
-	spill   *spill
+	spill   *spill // nil: what is staged stays in memory
 	opt     Options
 
 	mu      sync.Mutex
@@ -268,6 +274,9 @@ func (b *Bundle) Get(_ context.Context, key *fnpb.StateKey, req *fnpb.StateGetRe
 	defer b.mu.Unlock()
 	if b.ended {
 		return nil, nil, errEnded
+	}
+	if err := b.backend.load(t.key); err != nil {
+		return nil, nil, err
 	}
 	token := req.GetContinuationToken()
 	switch {
@@ -291,6 +300,9 @@ func (b *Bundle) Append(_ context.Context, key *fnpb.StateKey, data []byte) erro
 	defer b.mu.Unlock()
 	if b.ended {
 		return errEnded
+	}
+	if err := b.backend.load(t.key); err != nil {
+		return err
 	}
 	switch {
 	case t.kind == bagKind:
@@ -330,6 +342,9 @@ func (b *Bundle) Clear(_ context.Context, key *fnpb.StateKey) error {
 	defer b.mu.Unlock()
 	if b.ended {
 		return errEnded
+	}
+	if err := b.backend.load(t.key); err != nil {
+		return err
 	}
 	ch := b.changeOf(t.cellID)
 	switch {
@@ -385,6 +400,8 @@ func (b *Bundle) add(to *bag, data []byte) error {
 	n := int64(len(data))
 	if b.opt.Budget.TryTake(n) {
 		b.taken += n
+	} else if b.spill == nil {
+		b.take(n)
 	} else {
 		freed, err := to.toDisk(b.spill, b.opt.PageBytes)
 		if err != nil {

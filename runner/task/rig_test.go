@@ -66,6 +66,7 @@ type options struct {
 	// managers is the number of TaskManagers; default 1. Task i runs at number i
 	// modulo it, and the first keeps the queues.
 	managers int
+	budget   int64 // of each TaskManager; default 64 MiB
 }
 
 // A member is one TaskManager.
@@ -117,8 +118,11 @@ func newRig(t *testing.T, pipeline string, o options) *rig {
 // newMember makes the nth TaskManager.
 func (r *rig) newMember(n int, o options, net *loopback) *member {
 	r.t.Helper()
+	if o.budget == 0 {
+		o.budget = 64 << 20
+	}
 	m := &member{
-		name: "tm", budget: membudget.New(64 << 20), dirs: [2]string{r.t.TempDir(), r.t.TempDir()},
+		name: "tm", budget: membudget.New(o.budget), dirs: [2]string{r.t.TempDir(), r.t.TempDir()},
 	}
 	disk, err := localdisk.New(m.dirs[0], localdisk.Config{Budget: m.budget})
 	if err != nil {
@@ -259,13 +263,13 @@ func (r *rig) spec(stage jobgraph.StageID, index, n int, attempt uint32) task.Sp
 		s.SideInputs = append(s.SideInputs, r.input(id))
 	}
 	for _, id := range node.Outputs {
-		s.Outputs = append(s.Outputs, task.Output{Dataset: id, Subpartitions: subsOf(r.plan.Graph.Dataset(id))})
+		s.Outputs = append(s.Outputs, task.Output{Dataset: id, Subpartitions: r.subsOf(r.plan.Graph.Dataset(id))})
 	}
 	return s
 }
 
-func subsOf(ds *jobgraph.Dataset) int {
-	if ds.Partitioning == jobgraph.Forward || ds.Partitioning == jobgraph.Whole {
+func (r *rig) subsOf(ds *jobgraph.Dataset) int {
+	if r.plan.Graph.Streaming || ds.Partitioning == jobgraph.Forward || ds.Partitioning == jobgraph.Whole {
 		return 1
 	}
 	return subs
@@ -274,7 +278,7 @@ func subsOf(ds *jobgraph.Dataset) int {
 // input is the whole of a dataset.
 func (r *rig) input(id jobgraph.DatasetID) task.Input {
 	ds := r.plan.Graph.Dataset(id)
-	in := task.Input{Dataset: id, Hi: subsOf(ds)}
+	in := task.Input{Dataset: id, Hi: r.subsOf(ds)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	attempts := r.finished[ds.Producer]

@@ -80,7 +80,7 @@ func (r *run) create(ctx context.Context) error {
 			r.abort()
 			return err
 		}
-		r.dests[o.Dataset] = &bundle.Dest{Partitioning: ds.Partitioning, Subpartitions: o.Subpartitions, Writer: w}
+		r.dests[o.Dataset] = &bundle.Dest{Partitioning: ds.Partitioning, Subpartitions: o.Subpartitions, KeyGroups: r.spec.KeyGroups, Writer: w}
 	}
 	return nil
 }

@@ -2,12 +2,14 @@ package task
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"trestle/coders"
 	"trestle/element"
 	"trestle/runner/bundle"
 	"trestle/runner/jobgraph"
+	"trestle/runner/state"
 	"trestle/runner/watermark"
 )
 
@@ -31,7 +33,8 @@ type stream struct {
 	mains    int         // main inputs: the first sources
 
 	batch   batchOut
-	blocked []held // elements that wait for a side input
+	blocked []held       // elements that wait for a side input
+	state   *state.Keyed // of a keyed stage, else nil
 
 	draining <-chan struct{} // nil once it is known that the job drains
 	lost     lost            // what was dropped, and is not told yet
@@ -47,6 +50,9 @@ type streamRoot interface {
 	next() element.Timestamp
 	// empty reports whether nothing is kept that may still come out.
 	empty() bool
+	// trim puts on disk what memory can't hold. No bundle is under way.
+	trim() error
+	close() error
 }
 
 // held is an element that keeps the watermark back.
@@ -70,8 +76,6 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 		}
 	}
 	s := &stream{r: r, job: job, draining: job.draining, sides: map[bundle.SideKey]*liveSide{}, told: watermark.Start}
-	r.openState()
-	defer r.closeState()
 	s.br = r.bundles()
 	defer s.br.Close()
 	s.br.Loose = true
@@ -86,11 +90,9 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 	s.seat = job.join()
 	defer job.leave(s.seat)
 	s.received++
-	var err error
-	if r.prog.Node.Root == jobgraph.RootTestStream {
-		err = s.play(ctx)
-	} else {
-		err = s.loop(ctx)
+	err := s.run(ctx)
+	if closed := s.closeState(); err == nil {
+		err = closed
 	}
 	if err != nil {
 		return nil, err
@@ -98,10 +100,26 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 	return r.finish(ctx)
 }
 
+func (s *stream) run(ctx context.Context) error {
+	if s.r.prog.Node.Root == jobgraph.RootTestStream {
+		return s.play(ctx)
+	}
+	return s.loop(ctx)
+}
+
+// closeState forgets what the task knows of its keys.
+func (s *stream) closeState() error {
+	err := s.root.close()
+	if s.state != nil {
+		err = errors.Join(err, s.state.Close())
+	}
+	return err
+}
+
 // open begins to read all inputs.
 func (s *stream) open(ctx context.Context) error {
 	s.in = newInlet()
-	for _, in := range s.r.spec.Inputs {
+	for _, in := range channels(s.r.spec.Inputs) {
 		rd, err := s.r.openInput(ctx, in)
 		if err != nil {
 			s.in.close()
@@ -120,6 +138,8 @@ func (s *stream) open(ctx context.Context) error {
 	case jobgraph.RootGroup:
 		s.root = newGrouping(s)
 	case jobgraph.RootKeyed:
+		opt := state.Options{Budget: s.r.m.cfg.Budget, Declared: s.r.prog.States}
+		s.state = state.NewKeyed(opt, s.r.m.store, s.r.keyGroup)
 		s.root = newKeyed(s)
 	case jobgraph.RootRestrictions:
 		s.root = newRestrictions(s)
@@ -166,6 +186,9 @@ func (s *stream) idle() bool {
 // work does all that can be done now.
 func (s *stream) work(ctx context.Context) error {
 	for {
+		if err := s.root.trim(); err != nil {
+			return err
+		}
 		if err := s.unblock(ctx); err != nil {
 			return err
 		}
@@ -402,3 +425,5 @@ func (p passing) add(_ context.Context, block []byte, count int) error { return 
 func (p passing) step(context.Context) (bool, error)                   { return false, nil }
 func (p passing) next() element.Timestamp                              { return element.MaxTimestamp }
 func (p passing) empty() bool                                          { return true }
+func (p passing) trim() error                                          { return nil }
+func (p passing) close() error                                         { return nil }

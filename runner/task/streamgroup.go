@@ -7,6 +7,7 @@ import (
 	"trestle/coders"
 	"trestle/element"
 	"trestle/runner/pane"
+	"trestle/runner/state"
 	"trestle/runner/window"
 )
 
@@ -15,7 +16,7 @@ type grouping struct {
 	s     *stream
 	panes *pane.Strategy
 	w     *coders.Windowed // of what comes
-	keys  map[string]*groupKey
+	keys  paged[*groupKey]
 	ops   []pane.Op
 	one   [1][]byte // the value of the element at hand
 
@@ -26,9 +27,10 @@ type grouping struct {
 
 // A groupKey is one key's panes, and their elements.
 type groupKey struct {
-	key    string
+	state.Entry
 	panes  pane.Key
 	values map[window.Window]*values
+	bytes  int64             // of values
 	hold   element.Timestamp // +inf: none
 
 	event, processing, synchronized wakeSlot[*groupKey]
@@ -41,7 +43,8 @@ type values struct {
 }
 
 func newGrouping(s *stream) *grouping {
-	g := &grouping{s: s, panes: s.r.prog.Stream.Panes, keys: map[string]*groupKey{}}
+	g := &grouping{s: s, panes: s.r.prog.Stream.Panes}
+	g.keys = newPaged(s, state.Pager[*groupKey](groupPager{g}))
 	for _, in := range s.r.spec.Inputs {
 		g.w = s.r.prog.Feed[s.r.prog.Dataset(in.Dataset).Collection]
 	}
@@ -58,11 +61,10 @@ func (g *grouping) now() pane.Now {
 
 // key finds or makes what is kept of a key.
 func (g *grouping) key(key []byte) *groupKey {
-	k := g.keys[string(key)]
+	k := g.keys.get(key)
 	if k == nil {
-		k = &groupKey{key: string(key), values: map[window.Window]*values{}, hold: element.MaxTimestamp}
-		k.event.item, k.processing.item, k.synchronized.item = k, k, k
-		g.keys[k.key] = k
+		k = newGroupKey()
+		g.keys.add(string(key), k)
 	}
 	return k
 }
@@ -95,6 +97,12 @@ func (g *grouping) add(ctx context.Context, block []byte, _ int) error {
 	return nil
 }
 
+func newGroupKey() *groupKey {
+	k := &groupKey{values: map[window.Window]*values{}, hold: element.MaxTimestamp}
+	k.event.item, k.processing.item, k.synchronized.item = k, k, k
+	return k
+}
+
 // do carries out what was decided about a key. came are the values of the
 // elements that have come.
 func (g *grouping) do(k *groupKey, came [][]byte) error {
@@ -109,6 +117,7 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 			}
 			b.bytes = append(b.bytes, came[op.Element]...)
 			b.count++
+			k.bytes += int64(len(came[op.Element]))
 		case pane.Merge:
 			into := k.values[op.Window]
 			if into == nil {
@@ -131,7 +140,10 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 		case pane.DropClosed:
 			g.s.lost.closed++
 		case pane.Clear, pane.Expire:
-			delete(k.values, op.Window)
+			if b := k.values[op.Window]; b != nil {
+				k.bytes -= int64(len(b.bytes))
+				delete(k.values, op.Window)
+			}
 		}
 	}
 	g.settle(k)
@@ -144,16 +156,26 @@ func (g *grouping) emit(k *groupKey, op *pane.Op) error {
 	if b == nil {
 		b = &values{}
 	}
-	out := make([]byte, 0, 64+len(k.key)+len(b.bytes))
+	out := make([]byte, 0, 64+len(k.Key())+len(b.bytes))
 	out = coders.AppendHeader(out, op.Timestamp, 1, encodeWindow(nil, g.w, op.Window), coders.AppendPane(nil, op.Pane))
-	out = append(out, k.key...)
+	out = append(out, k.Key()...)
 	out = binary.BigEndian.AppendUint32(out, uint32(b.count))
 	out = append(out, b.bytes...)
 	return g.s.give(out, 1)
 }
 
-// settle notes what the key waits for and holds back.
+// settle notes what the key waits for and holds back, or that it is no more.
 func (g *grouping) settle(k *groupKey) {
+	g.wait(k)
+	if k.panes.Empty() {
+		g.keys.remove(k)
+	} else {
+		g.keys.resize(k, k.size())
+	}
+}
+
+// wait notes what the key waits for and holds back.
+func (g *grouping) wait(k *groupKey) {
 	if hold := g.panes.Hold(&k.panes); hold != k.hold {
 		if hold < element.MaxTimestamp {
 			g.s.marks.Hold(hold)
@@ -167,9 +189,6 @@ func (g *grouping) settle(k *groupKey) {
 	g.event.set(&k.event, wake.Event, live)
 	g.processing.set(&k.processing, wake.Processing, live && wake.Processing < element.MaxTimestamp)
 	g.synchronized.set(&k.synchronized, wake.Synchronized, live && wake.Synchronized < element.MaxTimestamp)
-	if !live {
-		delete(g.keys, k.key)
-	}
 }
 
 // mostRipe is how many bytes of panes are made before they go out.
@@ -179,15 +198,9 @@ func (g *grouping) step(context.Context) (bool, error) {
 	did := false
 	now := g.now()
 	for len(g.s.batch.chunk) < mostRipe {
-		slot := g.event.due(now.Input)
+		slot := g.due(now)
 		if slot == nil {
-			slot = g.processing.due(now.Processing)
-		}
-		if slot == nil {
-			slot = g.synchronized.due(now.Synchronized)
-		}
-		if slot == nil {
-			return did, nil
+			return did, g.keys.err
 		}
 		did = true
 		k := slot.item
@@ -199,8 +212,31 @@ func (g *grouping) step(context.Context) (bool, error) {
 	return did, nil
 }
 
-func (g *grouping) next() element.Timestamp { return min(g.processing.next(), g.synchronized.next()) }
-func (g *grouping) empty() bool             { return len(g.keys) == 0 }
+// due is a key that is to be told that time has come. Those on disk come back
+// when none in memory is left.
+func (g *grouping) due(now pane.Now) *wakeSlot[*groupKey] {
+	for {
+		if slot := g.event.due(now.Input); slot != nil {
+			return slot
+		}
+		if slot := g.processing.due(now.Processing); slot != nil {
+			return slot
+		}
+		if slot := g.synchronized.due(now.Synchronized); slot != nil {
+			return slot
+		}
+		if !g.keys.wake(now.Input, now.Processing, now.Synchronized) {
+			return nil
+		}
+	}
+}
+
+func (g *grouping) next() element.Timestamp {
+	return min(g.processing.next(), g.synchronized.next(), g.keys.next())
+}
+func (g *grouping) empty() bool  { return g.keys.table.Len() == 0 }
+func (g *grouping) trim() error  { return g.keys.trim() }
+func (g *grouping) close() error { return g.keys.table.Close() }
 
 // decodeWindows appends an element's windows.
 func decodeWindows(w *coders.Windowed, dst []window.Window, v *coders.Value) ([]window.Window, error) {

@@ -71,6 +71,23 @@ func (i *inlet) close() {
 	i.readers = nil
 }
 
+// channels are the inputs apart by producer: each producer says for itself what
+// time it is.
+func channels(inputs []Input) []Input {
+	var all []Input
+	for _, in := range inputs {
+		for i := range in.Partitions {
+			one := in
+			one.Partitions = in.Partitions[i : i+1]
+			if in.At != nil {
+				one.At = in.At[i : i+1]
+			}
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 // encodeMark makes the block of a mark.
 func encodeMark(m watermark.Mark) []byte {
 	b := coders.AppendTimestamp(nil, m.Watermark)

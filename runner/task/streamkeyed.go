@@ -86,22 +86,34 @@ func (k *keyed) step(ctx context.Context) (bool, error) {
 		return k.timers.fire(ctx, k.s.marks.Input())
 	}
 	// Elements and timers come in the order of the watermarks that let them go.
-	if did, err := k.sorter.give(min(k.s.marks.Input(), k.timers.event.next())); did || err != nil {
+	if did, err := k.sorter.give(min(k.s.marks.Input(), k.timers.nextEvent())); did || err != nil {
 		return did, err
 	}
 	return k.timers.fire(ctx, min(k.s.marks.Input(), k.sorter.next()))
 }
 
-func (k *keyed) next() element.Timestamp { return k.timers.processing.next() }
+func (k *keyed) next() element.Timestamp {
+	return min(k.timers.processing.next(), k.timers.keys.next())
+}
+
 func (k *keyed) empty() bool {
-	return len(k.timers.keys) == 0 && (k.sorter == nil || len(k.sorter.waiting) == 0)
+	return k.timers.keys.table.Len() == 0 && (k.sorter == nil || len(k.sorter.waiting) == 0)
+}
+
+func (k *keyed) close() error { return k.timers.keys.table.Close() }
+
+func (k *keyed) trim() error {
+	if err := k.s.state.Trim(); err != nil {
+		return err
+	}
+	return k.timers.keys.trim()
 }
 
 // newState begins the state of a bundle.
 func (s *stream) newState() bundle.State {
 	st := &streamState{s: s}
-	if s.r.user != nil {
-		st.user = s.r.user.Bundle()
+	if s.state != nil {
+		st.user = s.state.Bundle()
 	}
 	return st
 }

@@ -36,7 +36,7 @@ func (g *grouping) addMerging(ctx context.Context, block []byte) error {
 		return err
 	}
 	for i, a := range all {
-		g.keys[a.k.key] = a.k // what has advanced may have been forgotten
+		g.keys.keep(a.k.Key(), a.k) // what has advanced may have been forgotten
 		if g.ops, err = g.panes.Add(&a.k.panes, now, a.elems, merges[i], g.ops[:0]); err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func (g *grouping) sort(block []byte) ([]*arrived, error) {
 		a := byKey[string(v.Key())]
 		if a == nil {
 			a = &arrived{k: g.key(v.Key())}
-			byKey[a.k.key] = a
+			byKey[string(v.Key())] = a
 			all = append(all, a)
 		}
 		wins, err := decodeWindows(g.w, nil, &v)

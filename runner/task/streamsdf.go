@@ -176,3 +176,5 @@ func (r *restrictions) step(ctx context.Context) (bool, error) {
 
 func (r *restrictions) next() element.Timestamp { return r.items.next() }
 func (r *restrictions) empty() bool             { return len(r.items.items) == 0 && len(r.whole) == 0 }
+func (r *restrictions) trim() error             { return nil }
+func (r *restrictions) close() error            { return nil }

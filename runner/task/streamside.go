@@ -101,6 +101,7 @@ func (s *stream) openSides(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		inputs = channels(inputs)
 		for _, in := range inputs {
 			rd, err := s.r.openInput(ctx, in)
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"trestle/element"
 	"trestle/runner/bundle"
+	"trestle/runner/state"
 	"trestle/runner/window"
 )
 
@@ -18,7 +19,7 @@ type streamTimers struct {
 	s        *stream
 	families []bundle.Family
 	expiry   int // the family that the runner sets, -1 if none
-	keys     map[string]*streamKey
+	keys     paged[*streamKey]
 	seq      int
 
 	event, processing wakeHeap[*streamKey]
@@ -31,8 +32,9 @@ type streamTimers struct {
 
 // A streamKey is the timers of one key.
 type streamKey struct {
-	key               string
+	state.Entry
 	byID              map[string]*streamTimer
+	bytes             int64 // of timers
 	event, processing timerQueue
 	eventSlot         wakeSlot[*streamKey]
 	processingSlot    wakeSlot[*streamKey]
@@ -88,19 +90,25 @@ func (q *timerQueue) Pop() any {
 }
 
 func newStreamTimers(s *stream) *streamTimers {
-	t := &streamTimers{s: s, families: s.r.prog.Families, keys: map[string]*streamKey{}}
+	t := &streamTimers{s: s, families: s.r.prog.Families}
+	t.keys = newPaged(s, state.Pager[*streamKey](timerPager{t}))
 	t.expiry = slices.IndexFunc(t.families, func(f bundle.Family) bool { return f.Expiry })
 	return t
 }
 
 // of is the key's timers.
 func (t *streamTimers) of(key []byte) *streamKey {
-	k := t.keys[string(key)]
+	k := t.keys.get(key)
 	if k == nil {
-		k = &streamKey{key: string(key), byID: map[string]*streamTimer{}}
-		k.eventSlot.item, k.processingSlot.item = k, k
-		t.keys[k.key] = k
+		k = newStreamKey()
+		t.keys.add(string(key), k)
 	}
+	return k
+}
+
+func newStreamKey() *streamKey {
+	k := &streamKey{byID: map[string]*streamTimer{}}
+	k.eventSlot.item, k.processingSlot.item = k, k
 	return k
 }
 
@@ -136,25 +144,42 @@ func (t *streamTimers) expire(key []byte, w window.Window, code []byte) {
 func (t *streamTimers) put(k *streamKey, x *streamTimer) {
 	t.seq++
 	x.seq = t.seq
+	t.enter(k, x)
+	t.settle(k)
+}
+
+// enter adds a timer that has its place among others.
+func (t *streamTimers) enter(k *streamKey, x *streamTimer) {
 	k.byID[x.id] = x
+	k.bytes += x.size()
 	heap.Push(t.queueOf(k, x), x)
 	if x.hold < element.MaxTimestamp {
 		t.s.marks.Hold(x.hold)
 	}
-	t.settle(k)
 }
 
 func (t *streamTimers) remove(k *streamKey, x *streamTimer) {
 	heap.Remove(t.queueOf(k, x), x.index)
 	delete(k.byID, x.id)
+	k.bytes -= x.size()
 	if x.hold < element.MaxTimestamp {
 		t.s.marks.Release(x.hold)
 	}
 	t.settle(k)
 }
 
-// settle notes when the key's next timers are ripe.
+// settle notes when the key's next timers are ripe, or that there are none.
 func (t *streamTimers) settle(k *streamKey) {
+	t.wait(k)
+	if len(k.byID) == 0 {
+		t.keys.remove(k)
+	} else {
+		t.keys.resize(k, k.size())
+	}
+}
+
+// wait notes when the key's next timers are ripe.
+func (t *streamTimers) wait(k *streamKey) {
 	set := func(h *wakeHeap[*streamKey], slot *wakeSlot[*streamKey], q timerQueue) {
 		if len(q) > 0 {
 			h.set(slot, q[0].at, true)
@@ -164,9 +189,6 @@ func (t *streamTimers) settle(k *streamKey) {
 	}
 	set(&t.event, &k.eventSlot, k.event)
 	set(&t.processing, &k.processingSlot, k.processing)
-	if len(k.byID) == 0 {
-		delete(t.keys, k.key)
-	}
 }
 
 // take applies what a bundle set and cleared, in the order in which it did.
@@ -218,10 +240,12 @@ func (t *streamTimers) fire(ctx context.Context, watermark element.Timestamp) (b
 		now = element.MaxTimestamp
 	}
 	var f firing
-	t.pull(&f, &t.event, watermark)
-	t.pull(&f, &t.processing, now)
-	if len(f.timers) == 0 {
-		return false, nil
+	for len(f.timers) == 0 {
+		t.pull(&f, &t.event, watermark)
+		t.pull(&f, &t.processing, now)
+		if len(f.timers) == 0 && !t.keys.wake(watermark, now, element.MinTimestamp) {
+			return false, t.keys.err
+		}
 	}
 	if in := t.input(&f); len(in.Timers) > 0 {
 		if _, err := t.s.bundle(ctx, in); err != nil {
@@ -234,7 +258,9 @@ func (t *streamTimers) fire(ctx context.Context, watermark element.Timestamp) (b
 			t.s.marks.Release(x.hold)
 		}
 		if x.family < 0 {
-			t.drop(f.keys[i], x.window)
+			if err := t.drop(f.keys[i], x.window); err != nil {
+				return false, err
+			}
 		}
 	}
 	for _, k := range f.keys {
@@ -263,6 +289,7 @@ func (t *streamTimers) pull(f *firing, h *wakeHeap[*streamKey], until element.Ti
 		}
 		x := heap.Pop(q).(*streamTimer)
 		delete(k.byID, x.id)
+		k.bytes -= x.size()
 		f.keys, f.timers = append(f.keys, k), append(f.timers, x)
 		t.event.set(&k.eventSlot, 0, false)
 		t.processing.set(&k.processingSlot, 0, false)
@@ -288,7 +315,7 @@ func (t *streamTimers) input(f *firing) *bundle.Input {
 }
 
 // drop forgets a window of a key.
-func (t *streamTimers) drop(k *streamKey, code string) {
+func (t *streamTimers) drop(k *streamKey, code string) error {
 	var all []*streamTimer
 	for _, x := range k.byID {
 		if x.window == code {
@@ -298,10 +325,11 @@ func (t *streamTimers) drop(k *streamKey, code string) {
 	for _, x := range all {
 		t.remove(k, x)
 	}
-	if u := t.s.r.user; u != nil {
-		u.Drop(code, k.key)
-		if bare := unprefixed(k.key); bare != k.key {
-			u.Drop(code, bare)
-		}
+	if err := t.s.state.Drop(code, k.Key()); err != nil {
+		return err
 	}
+	if bare := unprefixed(k.Key()); bare != k.Key() {
+		return t.s.state.Drop(code, bare)
+	}
+	return nil
 }

@@ -19,7 +19,11 @@ type Spec struct {
 	ID
 	Plan        string // content hash of the stored fusion.Plan
 	Parallelism int    // how many subtasks the stage has
-	Slot        int    // of the TaskManager; all tasks started together have the same
+	// KeyGroups is the number of key groups of a streaming job, 0 for others. The
+	// tasks of a stage, and so the sub-partitions that they read, each have a range
+	// of them.
+	KeyGroups int
+	Slot      int // of the TaskManager; all tasks started together have the same
 	// Queue is the generation of the restriction queue that tasks of a
 	// RootRestrictions stage pull from: those of equal job, stage and Queue share
 	// one. What a failed task pulled goes back to it. A new generation begins

@@ -15,6 +15,7 @@ import (
 	"trestle/runner/jobgraph"
 	"trestle/runner/metrics"
 	"trestle/runner/side"
+	"trestle/runner/state"
 	"trestle/shuffle"
 	"trestle/shuffle/network"
 )
@@ -99,6 +100,7 @@ func (c *Config) defaults() {
 type TaskManager struct {
 	cfg     Config
 	views   *side.Cache
+	store   *state.Store // of what streaming tasks know of their keys
 	reports chan Report
 	ctx     context.Context // of all tasks; ends with Run
 	stop    context.CancelCauseFunc
@@ -160,6 +162,7 @@ func New(cfg Config) *TaskManager {
 	return &TaskManager{
 		cfg:      cfg,
 		views:    side.NewCache(cfg.Budget.Limit() / 8),
+		store:    state.NewStore(cfg.SpillDir, cfg.Budget),
 		reports:  make(chan Report, reportsAhead),
 		ctx:      ctx,
 		stop:     stop,
@@ -191,7 +194,7 @@ func (m *TaskManager) Run(ctx context.Context) error {
 			m.mu.Unlock()
 			m.stop(errStopping)
 			m.drainUntilDone()
-			return nil
+			return m.store.Close()
 		}
 	}
 }

@@ -1,0 +1,364 @@
+package state
+
+import (
+	"cmp"
+	"encoding/binary"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"trestle/element"
+)
+
+// Keyed is the state of all keys of a task, as unbounded input needs it: what
+// memory can't hold is in a Store, by whole keys. It is safe for concurrent
+// use, but two bundles that are under way at once must not write one key.
+type Keyed struct {
+	opt Options
+
+	mu    sync.Mutex
+	table *Table[*keyCells]
+	names map[string]string // transforms, states and windows, each once
+}
+
+// NewKeyed returns a state without cells. group is the key group of a key as
+// state requests have it. Close it to free what it holds.
+func NewKeyed(opt Options, store *Store, group func(key []byte) uint16) *Keyed {
+	if opt.PageBytes == 0 {
+		opt.PageBytes = defaultPageBytes
+	}
+	s := &Keyed{opt: opt, names: map[string]string{}}
+	s.table = NewTable(store, Pager[*keyCells](keyedPager{s}), TableOptions{Group: group})
+	return s
+}
+
+// Bundle begins a bundle; end it with Commit or Abort.
+func (s *Keyed) Bundle() *Bundle {
+	return &Bundle{backend: s, opt: s.opt, changes: make(map[cellID]*change)}
+}
+
+// Trim puts on disk what memory can't hold. No bundle may be under way.
+func (s *Keyed) Trim() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.table.Trim()
+}
+
+// Drop forgets what a key has in a window: the window has expired. No bundle
+// may be under way.
+func (s *Keyed) Drop(window, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok, err := s.table.Get([]byte(key))
+	if err != nil || !ok {
+		return err
+	}
+	k.cells = slices.DeleteFunc(k.cells, func(c namedCell) bool {
+		if c.name.window != window {
+			return false
+		}
+		k.bytes -= c.bytes()
+		return true
+	})
+	return s.resize(k)
+}
+
+// resize counts what a key has after a change.
+func (s *Keyed) resize(k *keyCells) error {
+	if len(k.cells) == 0 {
+		return s.table.Remove(k)
+	}
+	s.table.Resize(k, k.bytes)
+	return nil
+}
+
+// Close forgets all state.
+func (s *Keyed) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.table.Close()
+}
+
+// keyCells are the cells of one key.
+type keyCells struct {
+	Entry
+	cells []namedCell // in the order of names
+	bytes int64
+}
+
+// A cellName names one of a key's cells.
+type cellName struct {
+	window, transform, state string
+	kind                     kind
+}
+
+func (n cellName) compare(m cellName) int {
+	return cmp.Or(cmp.Compare(n.window, m.window), cmp.Compare(n.transform, m.transform),
+		cmp.Compare(n.state, m.state), cmp.Compare(n.kind, m.kind))
+}
+
+func nameOf(id cellID) cellName { return cellName{id.window, id.transform, id.state, id.kind} }
+
+type namedCell struct {
+	name cellName
+	cell *cell
+}
+
+// namedBytes is what a cell costs besides what the cell itself counts.
+const namedBytes = 224
+
+func (c namedCell) bytes() int64 { return namedBytes + c.cell.bytes }
+
+func (k *keyCells) find(n cellName) (int, bool) {
+	return slices.BinarySearchFunc(k.cells, n, func(c namedCell, n cellName) int { return c.name.compare(n) })
+}
+
+// load makes sure that a key's cells are in memory: there they stay until Trim.
+func (s *Keyed) load(key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _, err := s.table.Get([]byte(key))
+	return err
+}
+
+// cell is a cell that load has brought, or nil. (s.mu is held.)
+func (s *Keyed) cell(id cellID) *cell {
+	k, ok, _ := s.table.Get([]byte(id.key)) // load said what was wrong
+	if !ok {
+		return nil
+	}
+	i, ok := k.find(nameOf(id))
+	if !ok {
+		return nil
+	}
+	return k.cells[i].cell
+}
+
+func (s *Keyed) bag(id cellID) bag {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cell(id); c != nil {
+		return c.bag
+	}
+	return bag{}
+}
+
+func (s *Keyed) list(id cellID) list {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cell(id); c != nil {
+		return c.list
+	}
+	return nil
+}
+
+func (s *Keyed) mapValue(id cellID, mapKey string) bag {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cell(id); c != nil {
+		return c.vals[mapKey]
+	}
+	return bag{}
+}
+
+func (s *Keyed) mapKeys(id cellID) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cell(id); c != nil {
+		return slices.Collect(maps.Keys(c.vals))
+	}
+	return nil
+}
+
+func (s *Keyed) apply(changes map[cellID]*change) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, ch := range changes {
+		k, ok, err := s.table.Get([]byte(id.key))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			k = &keyCells{}
+			s.table.Add(id.key, k, 0)
+		}
+		if err := s.applyTo(k, id, ch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Keyed) applyTo(k *keyCells, id cellID, ch *change) error {
+	name := nameOf(id)
+	i, ok := k.find(name)
+	if !ok {
+		name = cellName{s.intern(name.window), s.intern(name.transform), s.intern(name.state), name.kind}
+		k.cells = slices.Insert(k.cells, i, namedCell{name, &cell{}})
+		k.bytes += namedBytes
+	}
+	c := k.cells[i].cell
+	k.bytes -= c.bytes
+	c.apply(id, ch)
+	k.bytes += c.bytes
+	if c.empty() {
+		k.bytes -= namedBytes
+		k.cells = slices.Delete(k.cells, i, i+1)
+	}
+	return s.resize(k)
+}
+
+// mostNames bounds the names that are kept to be used again.
+const mostNames = 4096
+
+// intern gives one string for all that are equal.
+func (s *Keyed) intern(name string) string {
+	if known, ok := s.names[name]; ok {
+		return known
+	}
+	if len(s.names) >= mostNames {
+		clear(s.names) // windows come and go
+	}
+	s.names[name] = name
+	return name
+}
+
+// keyedPager makes records of keys: their cells, one after another.
+type keyedPager struct{ s *Keyed }
+
+func (p keyedPager) Leave(dst []byte, k *keyCells, _ []element.Timestamp) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(k.cells)))
+	for _, c := range k.cells {
+		dst = append(dst, byte(c.name.kind))
+		for _, part := range []string{c.name.window, c.name.transform, c.name.state} {
+			dst = appendString(dst, part)
+		}
+		switch c.name.kind {
+		case bagKind:
+			dst = c.cell.bag.appendTo(dst)
+		case listKind:
+			n := 0
+			for _, e := range c.cell.list {
+				n += len(e.enc)
+			}
+			dst = binary.AppendUvarint(dst, uint64(n))
+			for _, e := range c.cell.list {
+				dst = append(dst, e.enc...)
+			}
+		case mapKind:
+			dst = binary.AppendUvarint(dst, uint64(len(c.cell.vals)))
+			for key, val := range c.cell.vals {
+				dst = val.appendTo(appendString(dst, key))
+			}
+		}
+	}
+	return dst
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+// appendTo encodes a bag that is in memory.
+func (b *bag) appendTo(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(b.segs)))
+	for i := range b.segs {
+		dst = binary.AppendUvarint(dst, uint64(b.segs[i].size))
+		dst = append(dst, b.segs[i].mem...)
+	}
+	return dst
+}
+
+func (p keyedPager) Enter(key string, record []byte) (*keyCells, int64, error) {
+	r := recordReader{b: record}
+	n := r.count()
+	k := &keyCells{cells: make([]namedCell, 0, n)}
+	for ; n > 0 && r.err == nil; n-- {
+		name := cellName{kind: kind(r.byte())}
+		name.window, name.transform, name.state = p.name(&r), p.name(&r), p.name(&r)
+		c := &cell{}
+		ch := &change{}
+		switch name.kind {
+		case bagKind:
+			ch.bag = r.bag()
+		case listKind:
+			l, err := list(nil).with(r.bytes())
+			if err != nil {
+				return nil, 0, err
+			}
+			ch.list = l
+		case mapKind:
+			ch.vals = map[string]*bag{}
+			for m := r.count(); m > 0 && r.err == nil; m-- {
+				mapKey := string(r.bytes())
+				b := r.bag()
+				ch.vals[mapKey] = &b
+			}
+		default:
+			return nil, 0, errRecord
+		}
+		c.apply(cellID{kind: name.kind, key: key, window: name.window}, ch)
+		k.cells = append(k.cells, namedCell{name, c})
+		k.bytes += k.cells[len(k.cells)-1].bytes()
+	}
+	if r.err != nil || len(r.b) > 0 {
+		return nil, 0, errRecord
+	}
+	return k, k.bytes, nil
+}
+
+func (p keyedPager) name(r *recordReader) string {
+	b := r.bytes()
+	if known, ok := p.s.names[string(b)]; ok {
+		return known
+	}
+	return p.s.intern(string(b))
+}
+
+// A recordReader cuts a record into its parts. After an error all are empty.
+type recordReader struct {
+	b   []byte
+	err error
+}
+
+func (r *recordReader) fail() { r.b, r.err = nil, io.ErrUnexpectedEOF }
+
+func (r *recordReader) byte() byte {
+	if len(r.b) == 0 {
+		r.fail()
+		return 0
+	}
+	b := r.b[0]
+	r.b = r.b[1:]
+	return b
+}
+
+// count is a number of what follows, each of a byte at least.
+func (r *recordReader) count() int {
+	n, used := binary.Uvarint(r.b)
+	if used <= 0 || n > uint64(len(r.b)-used) {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[used:]
+	return int(n)
+}
+
+func (r *recordReader) bytes() []byte {
+	n := r.count()
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *recordReader) bag() bag {
+	var b bag
+	for n := r.count(); n > 0; n-- {
+		data := slices.Clone(r.bytes())
+		b.segs = append(b.segs, segment{mem: data, size: len(data)})
+		b.size += int64(len(data))
+	}
+	b.own = len(b.segs)
+	return b
+}

@@ -1,0 +1,138 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"trestle/internal/membudget"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+)
+
+// keyedAndBatch are the two backends over the same requests.
+type keyedAndBatch struct {
+	keyed *Keyed
+	batch *Batch
+}
+
+// TestKeyedAgainstBatch sends the same requests to a Batch, which holds all in
+// memory, and to a Keyed with next to none: they answer alike.
+func TestKeyedAgainstBatch(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	budget := membudget.New(1 << 20)
+	dir := t.TempDir()
+	store := NewStore(dir, budget)
+	opt := Options{Budget: budget, PageBytes: 100}
+	s := keyedAndBatch{
+		NewKeyed(opt, store, evenGroups),
+		NewBatch(Options{Budget: membudget.New(1 << 30), PageBytes: 100}),
+	}
+	ctx := context.Background()
+	for i := range 600 {
+		keyed, batch := s.keyed.Bundle(), s.batch.Bundle()
+		for range 1 + rnd.IntN(40) {
+			key, data := randomRequest(rnd)
+			switch rnd.IntN(6) {
+			case 0, 1:
+				got, pages := read(t, keyed, key)
+				want, wantPages := read(t, batch, key)
+				if !bytes.Equal(got, want) || pages != wantPages {
+					t.Fatalf("bundle %d: %v is %q in %d pages, want %q in %d", i, key, got, pages, want, wantPages)
+				}
+			case 2:
+				if err := keyed.Clear(ctx, key); err != nil {
+					t.Fatal(err)
+				}
+				batch.Clear(ctx, key)
+			default:
+				err, wantErr := keyed.Append(ctx, key, data), batch.Append(ctx, key, data)
+				if (err == nil) != (wantErr == nil) {
+					t.Fatalf("bundle %d: %v, want %v", i, err, wantErr)
+				}
+			}
+		}
+		if rnd.IntN(4) == 0 {
+			keyed.Abort()
+			batch.Abort()
+		} else if err := keyed.Commit(); err != nil {
+			t.Fatal(err)
+		} else if err := batch.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if rnd.IntN(5) == 0 {
+			key := fmt.Sprint("k", rnd.IntN(2000))
+			if err := s.keyed.Drop("", key); err != nil {
+				t.Fatal(err)
+			}
+			dropAll(s.batch, key)
+		}
+		if err := s.keyed.Trim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if budget.SpilledBytes() == 0 {
+		t.Error("nothing was ever on disk")
+	}
+	if err := s.keyed.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Error(err)
+	}
+	if files, _ := os.ReadDir(dir); budget.Used() != 0 || len(files) > 0 {
+		t.Errorf("%d bytes are still taken, %d files left", budget.Used(), len(files))
+	}
+}
+
+// dropAll does what Drop does where the states aren't declared.
+func dropAll(s *Batch, key string) {
+	for id := range s.cells {
+		if id.key == key {
+			delete(s.cells, id)
+		}
+	}
+}
+
+// randomRequest is a cell of one of many keys, and what may be appended to it.
+func randomRequest(rnd *rand.Rand) (*fnpb.StateKey, []byte) {
+	key := fmt.Sprint("k", rnd.IntN(2000))
+	data := bytes.Repeat([]byte{byte('a' + rnd.IntN(26))}, 1+rnd.IntN(120))
+	switch rnd.IntN(4) {
+	case 0:
+		return mapKey("map", key, fmt.Sprint("m", rnd.IntN(4))), data
+	case 1:
+		return mapKey("map", key, "*"), data
+	case 2:
+		lo := int64(rnd.IntN(10) - 5)
+		if rnd.IntN(2) == 0 {
+			lo = math.MinInt64
+		}
+		return listKey("list", key, lo, lo+int64(rnd.IntN(8))), listEntry(int64(rnd.IntN(20)-10), string(data))
+	}
+	return bagKey("bag", key), data
+}
+
+// FuzzKeyedRecord reads hostile records: they are refused, or what they make is
+// a record again.
+func FuzzKeyedRecord(f *testing.F) {
+	f.Add([]byte{1, 1, 1, 'w', 1, 't', 1, 's', 2, 1, 'x', 2, 'y', 'z'})
+	f.Add([]byte{1, 2, 0, 0, 0, 1, 1, 'm', 1, 1, 'v'})
+	f.Add([]byte{2, 0xff, 0xff, 0xff, 0xff, 0xff})
+	s := NewKeyed(Options{Budget: membudget.New(1 << 20)}, NewStore("", membudget.New(1)), evenGroups)
+	f.Fuzz(func(t *testing.T, record []byte) {
+		p := keyedPager{s}
+		k, n, err := p.Enter("key", record)
+		if err != nil {
+			return
+		}
+		again := p.Leave(nil, k, nil)
+		if _, m, err := p.Enter("key", again); err != nil || n != m {
+			t.Fatalf("%x was a record of %d bytes; %x is one of %d, %v", record, n, again, m, err)
+		}
+	})
+}

@@ -1,0 +1,297 @@
+package task
+
+import (
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+
+	"trestle/element"
+	"trestle/runner/bundle"
+	"trestle/runner/state"
+)
+
+// The calendars of keys that are on disk.
+const (
+	onEvent = iota
+	onProcessing
+	onSynchronized
+	onHold // what a key keeps the watermark back for
+	numCalendars
+)
+
+// mostWoken is how many keys come back from disk at once.
+const mostWoken = 1000
+
+// A paged is what a root knows of its keys. After an error, which no caller can
+// do anything about at once, the task must end: trim tells it.
+type paged[V state.Kept] struct {
+	s     *stream
+	table *state.Table[V]
+	hold  element.Timestamp // of the keys on disk, in the tracker; +inf: none
+	err   error
+}
+
+func newPaged[V state.Kept](s *stream, p state.Pager[V]) paged[V] {
+	opt := state.TableOptions{Group: s.r.keyGroup, Calendars: numCalendars}
+	return paged[V]{s: s, table: state.NewTable(s.r.m.store, p, opt), hold: element.MaxTimestamp}
+}
+
+// keyGroup is the group of keys that a key is in.
+func (r *run) keyGroup(key []byte) uint16 { return uint16(bundle.KeyGroup(key, r.groups())) }
+
+// groups is the number of key groups of the job.
+func (r *run) groups() int { return max(1, r.spec.KeyGroups) }
+
+func (p *paged[V]) note(err error) {
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+// get is what is known of a key; nil if nothing is.
+func (p *paged[V]) get(key []byte) V {
+	v, _, err := p.table.Get(key)
+	p.note(err)
+	return v
+}
+
+func (p *paged[V]) add(key string, v V)     { p.table.Add(key, v, 0) }
+func (p *paged[V]) remove(v V)              { p.note(p.table.Remove(v)) }
+func (p *paged[V]) resize(v V, bytes int64) { p.table.Resize(v, bytes) }
+
+// keep makes sure that v is there, which may have been removed.
+func (p *paged[V]) keep(key string, v V) {
+	if _, there, err := p.table.Get([]byte(key)); err != nil {
+		p.note(err)
+	} else if !there {
+		p.add(key, v)
+	}
+}
+
+// nextOf is the time for which a key on disk waits, of one kind.
+func (p *paged[V]) nextOf(calendar int) element.Timestamp {
+	at, err := p.table.Next(calendar)
+	p.note(err)
+	return at
+}
+
+// wake brings keys back from disk whose time has come. It reports whether there
+// were any.
+func (p *paged[V]) wake(until ...element.Timestamp) bool {
+	for calendar, at := range until {
+		n, err := p.table.Wake(calendar, at, mostWoken)
+		p.note(err)
+		if n > 0 {
+			return p.err == nil
+		}
+	}
+	return false
+}
+
+// next is the processing time for which a key on disk waits.
+func (p *paged[V]) next() element.Timestamp {
+	return min(p.nextOf(onProcessing), p.nextOf(onSynchronized))
+}
+
+// trim puts on disk what memory can't hold. What the keys there hold back is
+// one hold of the tracker's.
+func (p *paged[V]) trim() error {
+	if p.err != nil {
+		return p.err
+	}
+	if err := p.table.Trim(); err != nil {
+		return err
+	}
+	least, err := p.table.Next(onHold)
+	if err != nil || least == p.hold {
+		return err
+	}
+	if least < element.MaxTimestamp {
+		p.s.marks.Hold(least)
+	}
+	if p.hold < element.MaxTimestamp {
+		p.s.marks.Release(p.hold)
+	}
+	p.hold = least
+	return nil
+}
+
+var errRecord = errors.New("state on disk is malformed")
+
+// groupPager makes records of groups: of each window its values, then the panes.
+type groupPager struct{ g *grouping }
+
+// Sizes of what a key has in memory, besides bytes that are counted.
+const (
+	groupKeyBytes  = 640
+	perWindowBytes = 320
+	streamKeyBytes = 560
+	perTimerBytes  = 256
+)
+
+func (k *groupKey) size() int64 {
+	return groupKeyBytes + perWindowBytes*int64(len(k.values)) + k.bytes + k.bytes/4
+}
+
+// Leave takes a key out of memory; see state.Pager.
+func (p groupPager) Leave(dst []byte, k *groupKey, times []element.Timestamp) []byte {
+	g := p.g
+	wake := g.panes.Wake(&k.panes)
+	times[onEvent], times[onProcessing], times[onSynchronized] = wake.Event, wake.Processing, wake.Synchronized
+	times[onHold] = k.hold
+	if k.hold < element.MaxTimestamp {
+		g.s.marks.Release(k.hold)
+	}
+	g.event.set(&k.event, 0, false)
+	g.processing.set(&k.processing, 0, false)
+	g.synchronized.set(&k.synchronized, 0, false)
+	dst = binary.AppendUvarint(dst, uint64(len(k.values)))
+	var code []byte
+	for w, b := range k.values {
+		code = encodeWindow(code[:0], g.w, w)
+		dst = appendBytes(dst, code)
+		dst = binary.AppendUvarint(dst, uint64(b.count))
+		dst = appendBytes(dst, b.bytes)
+	}
+	return g.panes.Append(dst, &k.panes)
+}
+
+// Enter takes a key back; see state.Pager.
+func (p groupPager) Enter(_ string, record []byte) (*groupKey, int64, error) {
+	g := p.g
+	k := newGroupKey()
+	r := recordReader{b: record}
+	for n := r.count(); n > 0; n-- {
+		w, err := decodeWindow(g.w, r.bytes())
+		if err != nil {
+			return nil, 0, err
+		}
+		b := &values{count: int(r.number())}
+		b.bytes = slices.Clone(r.bytes())
+		k.values[w] = b
+		k.bytes += int64(len(b.bytes))
+	}
+	if r.bad {
+		return nil, 0, errRecord
+	}
+	var err error
+	if k.panes, err = g.panes.Decode(r.b); err != nil {
+		return nil, 0, err
+	}
+	g.wait(k)
+	return k, k.size(), nil
+}
+
+// timerPager makes records of timers.
+type timerPager struct{ t *streamTimers }
+
+func (k *streamKey) size() int64 { return streamKeyBytes + k.bytes }
+
+func (x *streamTimer) size() int64 {
+	return perTimerBytes + int64(len(x.raw)+len(x.id)+len(x.window))
+}
+
+// nextEvent is the watermark at which the next timer is ripe.
+func (t *streamTimers) nextEvent() element.Timestamp {
+	return min(t.event.next(), t.keys.nextOf(onEvent))
+}
+
+// Leave takes a key out of memory; see state.Pager.
+func (p timerPager) Leave(dst []byte, k *streamKey, times []element.Timestamp) []byte {
+	t := p.t
+	if len(k.event) > 0 {
+		times[onEvent] = k.event[0].at
+	}
+	if len(k.processing) > 0 {
+		times[onProcessing] = k.processing[0].at
+	}
+	t.event.set(&k.eventSlot, 0, false)
+	t.processing.set(&k.processingSlot, 0, false)
+	dst = binary.AppendUvarint(dst, uint64(len(k.byID)))
+	for x := range maps.Values(k.byID) {
+		if x.hold < element.MaxTimestamp {
+			t.s.marks.Release(x.hold)
+			times[onHold] = min(times[onHold], x.hold)
+		}
+		for _, n := range []int64{int64(x.at), int64(x.rank), int64(x.seq), int64(x.family), int64(x.hold)} {
+			dst = binary.AppendVarint(dst, n)
+		}
+		dst = appendBytes(dst, []byte(x.window))
+		dst = appendBytes(dst, []byte(x.id))
+		dst = appendBytes(dst, x.raw)
+	}
+	return dst
+}
+
+// Enter takes a key back; see state.Pager.
+func (p timerPager) Enter(_ string, record []byte) (*streamKey, int64, error) {
+	t := p.t
+	k := newStreamKey()
+	r := recordReader{b: record}
+	for n := r.count(); n > 0; n-- {
+		x := &streamTimer{
+			at: element.Timestamp(r.signed()), rank: int(r.signed()), seq: int(r.signed()),
+			family: int(r.signed()), hold: element.Timestamp(r.signed()),
+		}
+		x.window, x.id, x.raw = string(r.bytes()), string(r.bytes()), slices.Clone(r.bytes())
+		if r.bad || x.family >= len(t.families) {
+			return nil, 0, errRecord
+		}
+		t.enter(k, x)
+	}
+	if r.bad || len(r.b) > 0 {
+		return nil, 0, errRecord
+	}
+	t.wait(k)
+	return k, k.size(), nil
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+}
+
+// A recordReader cuts a record into its parts. Once one is bad, all are empty.
+type recordReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *recordReader) fail() { r.b, r.bad = nil, true }
+
+func (r *recordReader) number() uint64 {
+	n, used := binary.Uvarint(r.b)
+	if used <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[used:]
+	return n
+}
+
+func (r *recordReader) signed() int64 {
+	n, used := binary.Varint(r.b)
+	if used <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[used:]
+	return n
+}
+
+// count is a number of what follows, each of a byte at least.
+func (r *recordReader) count() int {
+	n := r.number()
+	if n > uint64(len(r.b)) {
+		r.fail()
+		return 0
+	}
+	return int(n)
+}
+
+func (r *recordReader) bytes() []byte {
+	n := r.count()
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
