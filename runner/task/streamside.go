@@ -11,7 +11,6 @@ import (
 	"trestle/coders"
 	"trestle/element"
 	"trestle/runner/bundle"
-	"trestle/runner/fusion"
 	"trestle/runner/side"
 	"trestle/runner/watermark"
 	"trestle/runner/window"
@@ -32,7 +31,6 @@ func unprefixed(key string) string {
 // has what the newest panes brought.
 type liveSide struct {
 	s       *stream
-	spec    *fusion.SideInput
 	how     bundle.SideWindows
 	w       *coders.Windowed
 	first   int // source of the inlet
@@ -56,8 +54,8 @@ type sideWindow struct {
 	order  []*sideGroup
 	groups map[string]*sideGroup
 
-	mu   sync.Mutex // guards view: requests may come side by side
-	view *side.View // nil: to be made
+	mu    sync.Mutex                 // guards views: requests may come side by side
+	views map[side.Access]*side.View // those that are made
 }
 
 // A sideGroup is the newest pane of a group.
@@ -82,13 +80,13 @@ func (s *stream) openSides(ctx context.Context) error {
 	bySource := map[string]*liveSide{}
 	for _, k := range keys {
 		spec := s.r.prog.SideInput[k]
-		id := fmt.Sprint(spec.Collection, spec.Access, spec.Datasets)
+		id := fmt.Sprint(spec.Collection, spec.Datasets)
 		if l := bySource[id]; l != nil { // a stage reads a dataset once
 			s.sides[k] = l
 			continue
 		}
 		l := &liveSide{
-			s: s, spec: spec, how: s.r.prog.Stream.Sides[k], w: s.r.prog.Feed[spec.Collection],
+			s: s, how: s.r.prog.Stream.Sides[k], w: s.r.prog.Feed[spec.Collection],
 			first: len(s.bySource), windows: map[string]*sideWindow{}, changed: true,
 		}
 		if l.how.Map != nil {
@@ -138,10 +136,10 @@ func (s *stream) closeSides() {
 func (w *sideWindow) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.view != nil {
-		w.view.Close()
-		w.view = nil
+	for _, v := range w.views {
+		v.Close()
 	}
+	clear(w.views)
 }
 
 func (l *liveSide) mark(source int, m watermark.Mark) {
@@ -327,14 +325,19 @@ func (s *stream) readSide(ctx context.Context, k bundle.SideKey, key *fnpb.State
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.view == nil {
+	access := side.Access(s.r.prog.SideInput[k].Access)
+	if w.views[access] == nil {
 		opt := side.Options{Budget: s.r.m.cfg.Budget, Dir: s.r.m.cfg.SpillDir}
-		w.view, err = side.Build(ctx, &groupsSource{groups: w.order}, l.w, side.Access(l.spec.Access), opt)
+		v, err := side.Build(ctx, &groupsSource{groups: w.order}, l.w, access, opt)
 		if err != nil {
 			return nil, nil, err
 		}
+		if w.views == nil {
+			w.views = map[side.Access]*side.View{}
+		}
+		w.views[access] = v
 	}
-	return w.view.Read(key, token)
+	return w.views[access].Read(key, token)
 }
 
 // sideWindowOf is the window that a state key names.
