@@ -18,6 +18,7 @@ import (
 
 var (
 	chosen   = flag.String("itests", "", "which tests to run: go, python, java, behaviour, failover, comma separated")
+	matching = flag.String("only", "", "run only tests of the Python SDK whose names contain this")
 	quick    = flag.Bool("quick", false, "run only some tests of each suite")
 	binary   = flag.String("trestle", "../bin/trestle", "the trestle program")
 	endpoint = flag.String("endpoint", "", "HOST:PORT of a running job endpoint to test in place of trestle")

@@ -1,0 +1,33 @@
+package itests
+
+import (
+	"flag"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+var generated = flag.Int("generated", 100, "how many generated pipelines to run")
+
+// TestGenerated runs small pipelines that are made by chance; see package
+// generated.
+func TestGenerated(t *testing.T) {
+	need(t, "behaviour")
+	program := filepath.Join(t.TempDir(), "generated")
+	if out, err := exec.Command("go", "build", "-o", program, "./generated").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	n := *generated
+	if *quick {
+		n = min(n, 20)
+	}
+	s := serve(t)
+	cmd := exec.CommandContext(t.Context(), program, "--environment_type=LOOPBACK", "--endpoint="+s.Job, fmt.Sprintf("-count=%d", n))
+	cmd.Dir = t.TempDir()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out[max(0, len(out)-16<<10):])
+	}
+	t.Logf("%s", out[max(0, len(out)-200):])
+}

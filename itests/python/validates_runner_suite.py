@@ -1,0 +1,91 @@
+"""Runs the Python SDK's tests that are marked it_validatesrunner against a job
+endpoint.
+
+Prints what a Go test binary prints under -test.v, so that one reader serves
+both. With --list it prints the names of the tests.
+"""
+
+import os
+import sys
+
+import apache_beam
+import pytest
+from apache_beam.testing import test_pipeline
+
+import suite_lines
+
+MARK = 'it_validatesrunner'
+
+ARGS = suite_lines.parse()
+ROOT = os.path.dirname(apache_beam.__file__)
+
+
+def files():
+  """The modules of the SDK in which tests are marked."""
+  for folder, _, names in os.walk(ROOT):
+    for name in sorted(names):
+      path = os.path.join(folder, name)
+      if name.endswith('_test.py'):
+        with open(path, encoding='utf-8') as f:
+          if MARK in f.read():
+            yield path
+
+
+def named(item):
+  """A test's name, without spaces and slashes."""
+  path = os.path.relpath(str(item.path), ROOT)[:-len('.py')]
+  return '.'.join([path.replace(os.sep, '.')] + item.nodeid.split('::')[1:]).replace(' ', '_').replace('/', '_')
+
+
+class Lines:
+  """A pytest plugin that prints each result when it is there."""
+  def __init__(self):
+    self.names = {}
+    self.status = {}
+
+  def pytest_configure(self, config):
+    config.addinivalue_line('markers', MARK + ': needs a runner')
+
+  def pytest_collection_modifyitems(self, items):
+    items[:] = [i for i in items if not ARGS.names or named(i) in ARGS.names]
+    for i in items:
+      self.names[i.nodeid] = named(i)
+    if ARGS.list:
+      print('\n'.join(self.names.values()))
+
+  def pytest_runtest_logstart(self, nodeid):
+    print('=== RUN   ' + self.names[nodeid], flush=True)
+    self.status[nodeid] = 'PASS'
+
+  def pytest_runtest_logreport(self, report):
+    if report.failed:
+      self.status[report.nodeid] = 'FAIL'
+    elif report.skipped and self.status[report.nodeid] == 'PASS':
+      self.status[report.nodeid] = 'SKIP'
+    if report.longrepr:
+      print(report.longrepr)
+
+  def pytest_runtest_logfinish(self, nodeid):
+    print('--- %s: %s' % (self.status[nodeid], self.names[nodeid]), flush=True)
+
+
+def main():
+  options = [
+      '--runner=PortableRunner',
+      '--job_endpoint=%s' % ARGS.endpoint,
+      '--environment_type=%s' % ARGS.environment_type,
+  ]
+  if ARGS.environment_config:
+    options.append('--environment_config=%s' % ARGS.environment_config)
+  if ARGS.streaming:
+    options.append('--streaming')
+  test_pipeline.TestPipeline.pytest_test_pipeline_options = ' '.join(options)
+  args = ['-p', 'no:cacheprovider', '-p', 'no:terminal', '--rootdir', ROOT, '-m', MARK, '--continue-on-collection-errors']
+  if ARGS.list:
+    args.append('--collect-only')
+  sys.argv = sys.argv[:1]  # TestPipeline reads it
+  pytest.main(args + list(files()), plugins=[Lines()])
+
+
+if __name__ == '__main__':
+  main()
