@@ -152,6 +152,10 @@ func (n *Node) joinGroup() error {
 			m, term, ok := n.raft.Leader()
 			return m.Addr, term, ok
 		},
+		Confirm: func(ctx context.Context) error {
+			_, err := n.raft.ReadIndex(ctx)
+			return err
+		},
 		Group: n.raft.Group,
 		Members: func() []string {
 			var addrs []string

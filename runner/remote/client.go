@@ -97,17 +97,20 @@ func NewClient(cfg ClientConfig) *Client {
 	}
 }
 
-// Run finds the leader and keeps in touch with it, until ctx ends.
+// Run finds the leader and keeps in touch with it, until ctx ends. It ends with
+// a *RestoredError when the JobManagers have gone back in time: then there is no
+// going on for this process.
 func (c *Client) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel()
 	wg.Go(func() { c.pump(ctx) })
 	wg.Go(func() { c.survey(ctx) })
 	if c.cfg.Lines != nil {
 		wg.Go(func() { c.sendLines(ctx) })
 	}
-	c.meet(ctx)
-	return nil
+	return c.meet(ctx)
 }
 
 const (
@@ -121,10 +124,13 @@ const (
 )
 
 // meet has one session after another.
-func (c *Client) meet(ctx context.Context) {
+func (c *Client) meet(ctx context.Context) error {
 	pause, said := shortPause, ""
 	for ctx.Err() == nil && !c.hasLeft() {
 		addr, _, err := c.leader(ctx)
+		if restored := (*RestoredError)(nil); errors.As(err, &restored) {
+			return restored
+		}
 		if err == nil {
 			var met bool
 			if met, err = c.converse(ctx, addr); met {
@@ -141,6 +147,7 @@ func (c *Client) meet(ctx context.Context) {
 		}
 		pause = min(2*pause, meetPause)
 	}
+	return nil
 }
 
 // hasLeft reports whether there is no session any more and is to be none.

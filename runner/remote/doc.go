@@ -15,8 +15,9 @@
 // highest term it has heard of and obeys none of a lower one, and a server
 // that hears of a higher one takes no session. Terms are a group's: whoever has
 // worked for one takes no other, and no lower term of the same one, until its
-// process ends. What others decided about its work would be mistaken; and a
-// lower term, after a log was restored, can't be told from one that is over.
+// process ends. What others decided about its work would be mistaken. A lower
+// term of the same group is mostly one that is over; where a majority confirms
+// it the log was restored from a backup, and the Client ends to begin anew.
 //
 // A leader may die between hearing that a task has finished and writing it
 // down. The client therefore keeps the end of each task until the leader gives

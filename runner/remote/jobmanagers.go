@@ -66,7 +66,7 @@ func (c *Client) doubt(addr, group string, term uint64) error {
 	case c.group != "" && group != c.group:
 		return fmt.Errorf("the JobManager at %s is of the group %.8s, and this TaskManager has worked for the group %.8s: start it again to have it work for another", addr, group, c.group)
 	case term < c.term:
-		return fmt.Errorf("the JobManager at %s leads for term %d, and there was a term %d: it is behind, or the group was restored from a backup; then start this TaskManager again", addr, term, c.term)
+		return fmt.Errorf("the JobManager at %s leads for term %d, and there was a term %d: it is behind, or the group was restored from a backup", addr, term, c.term)
 	}
 	return nil
 }
@@ -97,8 +97,8 @@ func (c *Client) heed(addr string, l *leadership) error {
 
 // leader asks all JobManagers who leads, and believes the first that says so of
 // itself and that nothing speaks against.
-func (c *Client) leader(ctx context.Context) (addr string, term uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+func (c *Client) leader(life context.Context) (addr string, term uint64, err error) {
+	ctx, cancel := context.WithTimeout(life, askTime)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -114,6 +114,7 @@ func (c *Client) leader(ctx context.Context) (addr string, term uint64, err erro
 		})
 	}
 	var best leadership
+	behind := "" // one that leads for a term that seems to be over
 	none, errs := errNoLeader, make([]error, len(asked))
 	late := time.NewTimer(askTime)
 	defer late.Stop()
@@ -136,12 +137,18 @@ func (c *Client) leader(ctx context.Context) (addr string, term uint64, err erro
 			return asked[a.from], a.Term, nil
 		case a.Leads:
 			none, errs[a.from] = errNotOurs, doubt
+			if a.Group == c.Group() {
+				behind = asked[a.from]
+			}
 		case a.Addr != "" && doubt == nil && a.Term >= best.Term && !slices.Contains(asked, a.Addr):
 			best = a.leadership // one that we were not told of
 		}
 	}
 	if best.Addr != "" {
 		return best.Addr, best.Term, nil
+	}
+	if behind != "" {
+		errs = append(errs, c.restored(life, behind))
 	}
 	return "", 0, errors.Join(slices.Insert(errs, 0, none)...)
 }

@@ -18,6 +18,9 @@ import (
 type ServerConfig struct {
 	// Leader is who leads, as far as this JobManager knows: where its Server is.
 	Leader func() (addr string, term uint64, ok bool)
+	// Confirm returns nil once a majority of the JobManagers has said, after the
+	// call, that this one leads. It may be nil.
+	Confirm func(ctx context.Context) error
 	// Group is the id of the JobManagers' group. It may be nil.
 	Group func() string
 	// Members are the addresses of all JobManagers, so that TaskManagers find
@@ -78,6 +81,7 @@ func (s *Server) Methods() []cluster.Method {
 	return []cluster.Method{
 		sessionTalk.Serve(s.converse),
 		leaderCall.Serve(func(context.Context, *struct{}) (*leadership, error) { l := s.leads(); return &l, nil }),
+		confirmCall.Serve(s.confirm),
 		linesTalk.Serve(s.takeLines),
 	}
 }
