@@ -198,8 +198,9 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 		return nil, err
 	}
 	st := r.NewState()
-	resp, b, err := r.exchange(ctx, in, out, st)
-	if err == nil {
+	own := &guard{state: st}
+	resp, b, err := r.exchange(ctx, in, out, own)
+	if err = own.or(err); err == nil {
 		err = out.end()
 	}
 	set := new(metrics.Set)
@@ -295,7 +296,7 @@ func (r *Runner) descriptorID() string {
 }
 
 // exchange gives the worker its input and waits for the end of the bundle.
-func (r *Runner) exchange(ctx context.Context, in *Input, out *outputs, st State) (*fnpb.ProcessBundleResponse, *fnapi.Bundle, error) {
+func (r *Runner) exchange(ctx context.Context, in *Input, out *outputs, st fnapi.StateHandler) (*fnpb.ProcessBundleResponse, *fnapi.Bundle, error) {
 	start := fnapi.BundleStart{
 		Descriptor:  r.descriptorID(),
 		Sinks:       r.Program.sinkIDs,

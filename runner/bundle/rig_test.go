@@ -59,8 +59,9 @@ type rig struct {
 	ids     []shuffle.PartitionID
 	runner  *bundle.Runner
 
-	committed []*metrics.Set
-	states    []*fakeState
+	committed  []*metrics.Set
+	states     []*fakeState
+	stateFails error // of each request to append
 }
 
 // options of a rig; zero values are good.
@@ -112,7 +113,7 @@ func newRig(t *testing.T, o options) *rig {
 		Dests:   map[jobgraph.DatasetID]*bundle.Dest{},
 		Acquire: func(ctx context.Context) (bundle.Lease, error) { return r.workers.Acquire(ctx, "", "") },
 		NewState: func() bundle.State {
-			s := &fakeState{}
+			s := &fakeState{fails: r.stateFails}
 			r.states = append(r.states, s)
 			return s
 		},
@@ -204,6 +205,7 @@ func (r *rig) output() string {
 type fakeState struct {
 	mu                 sync.Mutex
 	appended           int
+	fails              error
 	committed, aborted bool
 }
 
@@ -215,7 +217,7 @@ func (s *fakeState) Append(context.Context, *fnpb.StateKey, []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.appended++
-	return nil
+	return s.fails
 }
 func (s *fakeState) Clear(context.Context, *fnpb.StateKey) error { return nil }
 func (s *fakeState) Commit() error                               { s.committed = true; return nil }
