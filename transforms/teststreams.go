@@ -6,6 +6,9 @@ import (
 	"strconv"
 
 	"trestle/runner/graph"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
 )
 
 // testStreams makes a TestStream of several outputs into several of one. They
@@ -13,6 +16,9 @@ import (
 func testStreams(g *graph.Graph, _ Options) (*graph.Graph, error) {
 	m := remake(g)
 	for _, t := range g.Transforms {
+		if t.Kind == graph.TestStream {
+			m.code(t)
+		}
 		if t.Kind != graph.TestStream || len(t.Outputs) < 2 {
 			m.keep(t)
 			continue
@@ -28,4 +34,20 @@ func testStreams(g *graph.Graph, _ Options) (*graph.Graph, error) {
 		}
 	}
 	return m.done(), nil
+}
+
+// code gives what a TestStream makes the coder that its elements are written
+// in. An SDK may know the collection by another one, which it has from the
+// type; Python does where none was given.
+func (m *maker) code(t *graph.Transform) {
+	var pay pipepb.TestStreamPayload
+	if proto.Unmarshal(t.Proto.GetSpec().GetPayload(), &pay) != nil || m.g.Coders[pay.GetCoderId()] == nil {
+		return // whoever plays it will say so
+	}
+	for _, out := range t.Outputs {
+		if c := *m.g.Collections[out]; !same(m.g.Coders, c.Coder, pay.GetCoderId()) {
+			c.Declared, c.Coder = c.Coder, pay.GetCoderId()
+			m.g.Collections[out] = &c
+		}
+	}
 }
