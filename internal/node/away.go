@@ -31,7 +31,7 @@ func (n *Node) joinAway(cfg taskSideConfig) (err error) {
 	}
 	cfg.Artifacts, cfg.Open = fetchedFiles{n.files}, n.files.Get
 	if n.cfg.ShuffleStore != "" {
-		if cfg.Store, err = openBucket(n.cfg.ShuffleStore); err != nil {
+		if cfg.Store, err = openBucket(context.Background(), n.cfg.ShuffleStore); err != nil {
 			return err
 		}
 	}
@@ -94,8 +94,8 @@ func (f fetchedFiles) Open(ctx context.Context, _ string, a *pipepb.ArtifactInfo
 	return f.cache.Open(ctx, replica.Item{Kind: replica.Artifact, Hash: name})
 }
 
-func openBucket(url string) (*bucket.Bucket, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), bucketWithin)
+func openBucket(ctx context.Context, url string) (*bucket.Bucket, error) {
+	ctx, cancel := context.WithTimeout(ctx, bucketWithin)
 	defer cancel()
 	return bucket.Open(ctx, url, bucket.Options{})
 }

@@ -111,7 +111,7 @@ func (n *Node) fetchArtifacts(ctx context.Context, job, plan string) error {
 // bucketBlobs are the group's blobs in an object store, where other groups may
 // have theirs.
 func (n *Node) bucketBlobs(url string) (blobstore.Store, error) {
-	b, err := openBucket(url)
+	b, err := openBucket(context.Background(), url)
 	if err != nil {
 		return nil, err
 	}

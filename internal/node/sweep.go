@@ -58,7 +58,7 @@ func (c *caretaker) sweepStoreOnce(ctx context.Context) error {
 			live = append(live, j.ID)
 		}
 	}
-	store, err := openBucket(c.node.cfg.ShuffleStore)
+	store, err := openBucket(ctx, c.node.cfg.ShuffleStore)
 	if err != nil {
 		return err
 	}
