@@ -310,12 +310,27 @@ func (c *compiler) collections(d *fnpb.ProcessBundleDescriptor, declared map[str
 					pc = proto.Clone(pc).(*pipepb.PCollection)
 					pc.CoderId = own
 				}
+				if pc != nil && !wire[id] {
+					pc = c.ofWindowed(pc)
+				}
 				if pc != nil {
 					d.Pcollections[id] = pc
 				}
 			}
 		}
 	}
+}
+
+// ofWindowed hides that a collection's elements are windowed values themselves.
+// Java's harness takes such a coder for the runner's own one around the element,
+// and what is in it for the element's coder.
+func (c *compiler) ofWindowed(pc *pipepb.PCollection) *pipepb.PCollection {
+	switch c.coders[pc.GetCoderId()].GetSpec().GetUrn() {
+	case coders.URNWindowedValue, coders.URNParamWindowedValue:
+		pc = proto.Clone(pc).(*pipepb.PCollection)
+		pc.CoderId = coders.LengthPrefixID(c.coders, pc.GetCoderId())
+	}
+	return pc
 }
 
 // windowedID adds the windowed coder of a collection, as a port names it.
