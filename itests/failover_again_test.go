@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"testing"
 	"time"
 
 	"trestle/itests/fleet"
+	"trestle/itests/jobs"
 )
 
 // A turn is a job as it was shown before some of its tasks were taken back, and
@@ -166,6 +169,36 @@ func mayHaveEnded(j *fleet.Job, before, after fleet.Stage) bool {
 		}
 	}
 	return len(before.Tasks) > 0
+}
+
+// mustNotRepeat checks that the users' code has seen each element once, but for tasks
+// that took long and were begun a second time: the job says so of each.
+func (x *trial) mustNotRepeat(t *testing.T, at *fleet.Node, ran jobs.Journal) {
+	t.Helper()
+	if len(ran.Again()) == 0 {
+		return
+	}
+	if twice := x.twice(t, at); len(twice) > 0 {
+		t.Logf("%d tasks took long: %q", len(twice), twice)
+		return
+	}
+	t.Errorf("job %s: elements ran again: %s", x.id, ran.Summary())
+}
+
+// twice is what a job says of tasks that were begun a second time because they took
+// long.
+func (x *trial) twice(t *testing.T, at *fleet.Node) (said []string) {
+	t.Helper()
+	var list struct{ Messages []struct{ Text string } }
+	if err := at.Get(t.Context(), "/api/v1/jobs/"+x.id+"/messages?max=1000", &list); err != nil {
+		t.Error(err)
+	}
+	for _, m := range list.Messages {
+		if strings.Contains(m.Text, "started a second time") {
+			said = append(said, m.Text)
+		}
+	}
+	return said
 }
 
 // shownTasks tells a job's stages and tasks, for messages.

@@ -52,9 +52,7 @@ func TestFailoverGoClient(t *testing.T) {
 		x.id = string(m[1])
 		x.follow(at) // it can still be asked for
 		_, ran := x.mustEnd(at)
-		if len(ran.Again()) > 0 {
-			t.Errorf("ran again: %s", ran.Summary())
-		}
+		x.mustNotRepeat(t, at, ran)
 	}
 }
 
