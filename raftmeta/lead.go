@@ -34,7 +34,7 @@ func (n *Node) Run(ctx context.Context, lead Lead) error {
 	default:
 	}
 	var o *office
-	defer func() { o.leave() }()
+	defer func() { _ = o.leave() }() // the node ends: nobody is left to be told
 	if n.raft.State() == raft.Leader {
 		o = n.take(ctx, lead)
 	}
@@ -50,7 +50,7 @@ func (n *Node) Run(ctx context.Context, lead Lead) error {
 			if leading && o.is(n.raft.CurrentTerm()) {
 				continue
 			}
-			o.leave()
+			_ = o.leave() // another leads: what it failed at is theirs
 			if o = nil; leading {
 				o = n.take(ctx, lead)
 			}

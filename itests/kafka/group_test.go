@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -205,7 +206,8 @@ func (g *group) replay(servers, topic, out string, more ...string) string {
 			if err == nil {
 				return true
 			}
-			if x, ok := err.(*exec.ExitError); ok {
+			var x *exec.ExitError
+			if errors.As(err, &x) {
 				g.t.Logf("%s: %v: %s", n.name, err, x.Stderr)
 			}
 		}

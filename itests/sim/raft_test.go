@@ -41,7 +41,6 @@ type raftNode struct {
 	commit   int
 	applied  int
 	state    *catalog.State
-	votes    int
 	voters   []bool
 	next     []int
 	match    []int

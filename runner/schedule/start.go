@@ -20,9 +20,10 @@ func (c *call) startReady() {
 			queue = append(queue, w)
 		}
 	}
-	one, free := c.open(1), 0
+	one := c.open(1)
 	for len(queue) > 0 {
-		if free = freeSlots(one); free == 0 {
+		free := freeSlots(one)
+		if free == 0 {
 			break
 		}
 		best := turn(queue)

@@ -93,7 +93,7 @@ func kinded(err error) error {
 		detail, _ := json.Marshal(ids) // of strings and numbers
 		return &cluster.Error{Kind: kindLost, Detail: string(detail), Text: err.Error()}
 	}
-	kind := ""
+	var kind string
 	switch {
 	case errors.Is(err, errFollowed):
 		kind = kindFollowed

@@ -289,11 +289,12 @@ func (l *liveSide) readyFor(main window.Window) bool {
 	}
 	var at window.Window
 	if l.mapper != nil {
-		known := false
-		if at, known = l.mapper.known[main]; !known {
+		mapped, known := l.mapper.known[main]
+		if !known {
 			l.wanted = append(l.wanted, main)
 			return false
 		}
+		at = mapped
 	}
 	switch l.how.Fn.Kind {
 	case window.GlobalKind:

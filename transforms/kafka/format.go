@@ -29,8 +29,7 @@ const serialization = "org.apache.kafka.common.serialization."
 // parseClass reads the name of one of Kafka's classes; kind is Deserializer or
 // Serializer.
 func parseClass(class, kind string) (Deserializer, error) {
-	name, ok := strings.CutPrefix(class, serialization)
-	if name, ok = strings.CutSuffix(name, kind); ok {
+	if name, ok := strings.CutSuffix(strings.TrimPrefix(class, serialization), kind); ok {
 		switch name {
 		case "ByteArray":
 			return AsBytes, nil
