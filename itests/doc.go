@@ -12,7 +12,8 @@
 // pipelines' functions run in this test's own program, started as a worker.
 //
 // What becomes of jobs when processes and machines die is in the files failover_*:
-// a Trestle of many processes on hosts of its own (package fleet), pipelines that
+// a Trestle of many processes on hosts of its own (package fleet; network namespaces, or with
+// -loopback and where there are none, loopback addresses), pipelines that
 // show what was lost, doubled or done again (package jobs), and what clients hear,
 // judged by porcupine.
 //
