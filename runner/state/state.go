@@ -329,8 +329,16 @@ func (b *Bundle) Append(_ context.Context, key *fnpb.StateKey, data []byte) erro
 		ch.vals[t.mapKey] = val
 		b.take(cellBytes + int64(len(t.mapKey)))
 	}
+	if len(data) == 0 && val.size == 0 {
+		data = padding
+	}
 	return b.add(val, data)
 }
+
+// padding stands for a value of a map key that takes no bytes, as those of
+// Java's sets do: the key is there all the same. Java reads such a value as one
+// byte.
+var padding = []byte{0}
 
 // Clear empties a bag, a map key, a whole multimap, or an ordered list's range.
 func (b *Bundle) Clear(_ context.Context, key *fnpb.StateKey) error {
