@@ -123,6 +123,9 @@ func (m *windowMerger) answer(b []byte) ([]window.Merge, error) {
 func walkIterable(b []byte, each func(b []byte) (rest []byte, err error)) (rest []byte, err error) {
 	count := func(n uint64) error {
 		for ; n > 0 && err == nil; n-- {
+			if len(b) == 0 { // no element is empty, or a count alone could keep us for ever
+				return coders.ErrMalformed
+			}
 			b, err = each(b)
 		}
 		return err
