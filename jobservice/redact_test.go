@@ -78,7 +78,7 @@ func TestParseSettings(t *testing.T) {
 	}
 	for _, in := range []string{
 		`{"priority": 11}`, `{"priority": 1.5}`, `{"priority": {}}`, `{"exchange_mode": "x"}`, `{"restart_delay": -1}`,
-		`{"restart_attempts": "-2"}`, `{"experiments": ["priority=x"]}`, `{"sdk_worker_parallelism": "99999999999999999999"}`,
+		`{"restart_attempts": "-2"}`, `{"experiments": ["priority=x"]}`, `{"streaming": "perhaps"}`, `{"sdk_worker_parallelism": "99999999999999999999"}`,
 	} {
 		var o structpb.Struct
 		if err := o.UnmarshalJSON([]byte(in)); err != nil {
@@ -86,6 +86,18 @@ func TestParseSettings(t *testing.T) {
 		}
 		if _, err := ParseSettings(&o); err == nil {
 			t.Errorf("%s was taken", in)
+		}
+	}
+	for in, want := range map[string]bool{
+		`{}`: false, `{"streaming": true}`: true, `{"beam:option:streaming:v1": "True"}`: true, `{"streaming": false}`: false,
+		`{"experiments": ["streaming=true"]}`: true,
+	} {
+		var o structpb.Struct
+		if err := o.UnmarshalJSON([]byte(in)); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := ParseSettings(&o); err != nil || s.Streaming != want {
+			t.Errorf("%s: streaming is %v (%v)", in, s.Streaming, err)
 		}
 	}
 	if s, err := ParseSettings(nil); err != nil || s.Priority != 0 || s.RestartAttempts != nil {

@@ -7,10 +7,14 @@ both. With --list it prints the names of the tests.
 
 import logging
 import sys
+import time
 import unittest
 
 import apache_beam as beam
 from apache_beam import coders
+from apache_beam.io.restriction_trackers import OffsetRange
+from apache_beam.io.restriction_trackers import OffsetRestrictionTracker
+from apache_beam.metrics import Metrics
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_stream import TestStream
@@ -19,6 +23,7 @@ from apache_beam.testing.util import equal_to
 from apache_beam.transforms import trigger
 from apache_beam.transforms import userstate
 from apache_beam.transforms import window
+from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.timestamp import Timestamp
 
 import suite_lines
@@ -102,6 +107,69 @@ class CountInState(beam.DoFn):
   @userstate.on_timer(END)
   def ended(self, key=beam.DoFn.KeyParam, w=beam.DoFn.WindowParam, count=beam.DoFn.StateParam(COUNT)):
     yield key, count.read(), int(w.end)
+
+
+READ = Metrics.counter('model', 'read')
+KEPT = Metrics.counter('model', 'kept')
+FIRED = Metrics.counter('model', 'fired')
+LOOPED = Metrics.counter('model', 'looped')
+
+
+class Forever(beam.DoFn):
+  """Reads ten numbers a second, for ever."""
+  class Provider(beam.RestrictionProvider):
+    def initial_restriction(self, element):
+      return OffsetRange(0, 1 << 40)
+
+    def create_tracker(self, restriction):
+      return OffsetRestrictionTracker(restriction)
+
+    def restriction_size(self, element, restriction):
+      return 1
+
+    def truncate(self, element, restriction):
+      return OffsetRange(restriction.start, restriction.start + 3)
+
+  @beam.DoFn.unbounded_per_element()
+  def process(self, _, tracker=beam.DoFn.RestrictionParam(Provider())):
+    at = tracker.current_restriction().start
+    if not tracker.try_claim(at):
+      return
+    READ.inc()
+    yield at % 3, at
+    while tracker.try_claim(at + 1):
+      at += 1
+      READ.inc()
+      yield at % 3, at
+      if at % 10 == 0:
+        tracker.defer_remainder(Duration(1))
+        return
+
+
+class Loop(beam.DoFn):
+  """Sets a timer for later whenever a timer fires, and one for far in the
+  future."""
+  AGAIN = userstate.TimerSpec('again', userstate.TimeDomain.REAL_TIME)
+  FAR = userstate.TimerSpec('far', userstate.TimeDomain.REAL_TIME)
+
+  def process(self, kv, again=beam.DoFn.TimerParam(AGAIN), far=beam.DoFn.TimerParam(FAR)):
+    again.set(time.time() + 0.1)
+    far.set(time.time() + 10000)
+    yield kv
+
+  @userstate.on_timer(AGAIN)
+  def once_more(self, again=beam.DoFn.TimerParam(AGAIN)):
+    LOOPED.inc()
+    again.set(time.time() + 0.1)
+
+  @userstate.on_timer(FAR)
+  def far_away(self):
+    FIRED.inc()
+
+
+def keep(kv):
+  KEPT.inc(len(list(kv[1])))
+  return kv[0]
 
 
 class ModelTest(unittest.TestCase):
@@ -194,6 +262,24 @@ class ModelTest(unittest.TestCase):
     run.wait_until_finish()
     late = run.metrics().query(MetricsFilter().with_namespace('trestle').with_name('dropped_due_to_lateness'))['counters']
     self.assertEqual([1], [c.result for c in late])
+
+
+  def test_drained_job_is_whole(self):
+    """Somebody drains each job that has a transform DrainMe."""
+    p = self.pipeline()
+    _ = (
+        p | beam.Impulse() | 'DrainMe' >> beam.ParDo(Forever())
+        | beam.ParDo(Loop())
+        | beam.WindowInto(window.FixedWindows(3600)) | beam.GroupByKey() | beam.Map(keep))
+    run = p.run()
+    with self.assertRaisesRegex(RuntimeError, 'in state DRAINED'):  # all but DONE is an error for this client
+      run.wait_until_finish()
+    counters = run.metrics().query(MetricsFilter().with_namespace('model'))['counters']
+    got = {c.key.metric.name: c.result for c in counters}
+    self.assertGreater(got['read'], 3)
+    self.assertEqual(got['read'], got['kept'])
+    self.assertEqual(3, got['fired'])
+    self.assertGreater(got['looped'], 3)
 
 
 if __name__ == '__main__':
