@@ -102,9 +102,10 @@ func New(cfg Config) (*Fleet, error) {
 	if err := f.connect(names); err != nil {
 		return nil, err
 	}
-	args := []string{"certs", "--dir=" + f.certs(), admin}
+	args := []string{"certs", "--dir=" + f.certs(), "--operator=" + admin}
+	flags := map[Kind]string{JobManager: "--jobmanager=", TaskManager: "--taskmanager="}
 	for _, n := range f.Nodes {
-		args = append(args, n.Name+"="+n.host.Address())
+		args = append(args, flags[n.Kind]+n.Name+"="+n.host.Address())
 	}
 	if out, err := exec.Command(cfg.Trestle, args...).CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("trestle certs: %w: %s", err, out), f.Net.Close())
