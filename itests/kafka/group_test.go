@@ -54,16 +54,13 @@ func startGroup(t *testing.T, managers, workers int) *group {
 	}
 	for i := range workers {
 		n := &node{name: "tm" + strconv.Itoa(i+1), web: take()}
-		n.args = []string{"taskmanager", "--name=" + n.name, "--web-addr=" + n.web, "--data-addr=" + take(), "--jobmanagers=" + strings.Join(doors, ","), "--slots=2", "--lease=3s"}
+		n.args = []string{"taskmanager", "--name=" + n.name, "--web-addr=" + n.web, "--data-addr=" + take(), "--jobmanagers=" + strings.Join(doors, ","), "--slots=2"}
 		g.workers = append(g.workers, n)
 	}
 	for _, n := range append(g.managers[:len(g.managers):len(g.managers)], g.workers...) {
 		n.dir = filepath.Join(dir, n.name)
 		if err := os.MkdirAll(n.dir, 0o700); err != nil {
 			t.Fatal(err)
-		}
-		if n.job != "" {
-			n.args = append(n.args, "--lease=3s")
 		}
 		n.args = append(n.args, "--data="+filepath.Join(n.dir, "data"), "--memory=512MiB")
 		g.start(n)
@@ -76,6 +73,12 @@ func startGroup(t *testing.T, managers, workers int) *group {
 		})
 	}
 	g.leader()
+	for _, n := range g.workers {
+		g.await(time.Minute, n.name+" serves", func() bool {
+			_, err := n.ask("/healthz")
+			return err == nil
+		})
+	}
 	return g
 }
 
@@ -219,7 +222,7 @@ func (g *group) replay(servers, topic, out string, more ...string) string {
 // done waits until a job has ended well.
 func (g *group) done(job string) {
 	g.t.Helper()
-	g.await(3*time.Minute, "job "+job+" has ended", func() bool {
+	g.await(10*time.Minute, "job "+job+" has ended", func() bool {
 		state, failure := g.state(job)
 		if state == "FAILED" || state == "CANCELLED" {
 			g.t.Fatalf("job %s is %s: %s", job, state, failure)

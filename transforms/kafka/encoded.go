@@ -11,6 +11,7 @@ import (
 	"trestle/jobservice/expansion"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
 	v1pb "github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx/v1"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/protox"
@@ -201,7 +202,9 @@ func expandEncoded(ctx context.Context, r expansion.Request, fn *encodedFn) (exp
 	p, s := beam.NewPipelineWithRoot()
 	pairs := beam.ParDo(s, &standInFn{}, beam.Impulse(s))
 	s = s.Scope("kafka.Write")
-	beam.ParDo0(s, fn, beam.ParDo(s, &reifyFn{}, pairs))
+	// What the Reshuffle's half gives is in no window, and no DoFn takes that.
+	windowed := beam.WindowInto(s, window.NewGlobalWindows(), beam.ParDo(s, &reifyFn{}, pairs))
+	beam.ParDo0(s, fn, windowed)
 	f, err := build(ctx, p)
 	if err != nil {
 		return f, err

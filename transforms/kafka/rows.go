@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"trestle/jobservice/expansion"
@@ -45,8 +46,8 @@ func (f rowForm) check(s *pipepb.Schema) error {
 		}
 	case formHeaders:
 		for i, field := range s.GetFields() {
-			if want, known := headerFields[field.GetName()]; known && want != atom(i) {
-				return fmt.Errorf("the field %q must be of the type %s", field.GetName(), want)
+			if want, known := headerFields[field.GetName()]; known && !slices.Contains(want, atom(i)) {
+				return fmt.Errorf("the field %q must be of the type %s", field.GetName(), want[0])
 			} else if !known && field.GetName() != "headers" {
 				return fmt.Errorf("the field %q means nothing here; rows have key, value, headers, topic, partition and timestamp", field.GetName())
 			}
@@ -58,9 +59,10 @@ func (f rowForm) check(s *pipepb.Schema) error {
 }
 
 // headerFields are what a row of formHeaders may have beside headers.
-var headerFields = map[string]pipepb.AtomicType{
-	"key": pipepb.AtomicType_BYTES, "value": pipepb.AtomicType_BYTES, "topic": pipepb.AtomicType_STRING,
-	"partition": pipepb.AtomicType_INT32, "timestamp": pipepb.AtomicType_INT64,
+var headerFields = map[string][]pipepb.AtomicType{
+	"key": {pipepb.AtomicType_BYTES}, "value": {pipepb.AtomicType_BYTES}, "topic": {pipepb.AtomicType_STRING},
+	"partition": {pipepb.AtomicType_INT32, pipepb.AtomicType_INT64},
+	"timestamp": {pipepb.AtomicType_INT64, pipepb.AtomicType_INT32},
 }
 
 func fieldList(s *pipepb.Schema) string {
@@ -108,6 +110,9 @@ func headersRecord(row expansion.Row) (outRecord, error) {
 	r.topic, _ = row["topic"].(string)
 	if n, ok := row["partition"].(int64); ok {
 		p := int32(n)
+		if int64(p) != n {
+			return r, fmt.Errorf("%d is no partition", n)
+		}
 		r.partition = &p
 	}
 	if n, ok := row["timestamp"].(int64); ok {
