@@ -62,8 +62,8 @@ kafka-jars: $(CACHE)/kafka/.ready ## Kafka's jars, in .cache/kafka
 itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready ## replays from and writes to a real Kafka
 	$(GO) test ./itests/kafka -count=1 -v -timeout=30m -kafka -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-itest-java: build $(CACHE)/java/.ready ## a Java word count
-	$(ITEST) -itests=java -run '^TestJava'
+itest-java: build $(CACHE)/java/.ready ## Java word counts, and the tests that the Java SDK has for runners; QUICK=1 takes some of them
+	$(ITEST) -itests=java -run '^TestJava' $(if $(QUICK),-quick)
 
 bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Flink; writes docs/performance.md; RUNS=3 takes an hour and prints medians
 	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS)

@@ -1,9 +1,17 @@
 package itests
 
 import (
+	"encoding/json"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func classPath(t *testing.T) string {
@@ -21,11 +29,6 @@ func TestJavaWordCount(t *testing.T) {
 	need(t, "java")
 	s := serve(t)
 	input := text(t, textBytes)
-	// Staging the class path would copy 60 MB to workers that have it already.
-	staged := filepath.Join(t.TempDir(), "staged")
-	if err := os.WriteFile(staged, []byte("nothing\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	tests := []struct {
 		name string
 		args []string
@@ -37,9 +40,131 @@ func TestJavaWordCount(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			output := filepath.Join(t.TempDir(), "counts")
 			runClient(t, "java", append([]string{"-cp", classPath(t), "trestle.itests.WordCount",
-				"--input=" + input, "--output=" + output, "--filesToStage=" + staged,
+				"--input=" + input, "--output=" + output, "--filesToStage=" + staged(t),
 				"--runner=PortableRunner", "--jobEndpoint=" + s.Job}, test.args...)...)
 			mustHaveCounted(t, input, output)
 		})
 	}
+}
+
+// javaAtOnce is how many classes of tests are run at a time. They mostly wait:
+// the SDK's client asks how its job does every three seconds.
+const javaAtOnce = 2
+
+// javaTestTime bounds one test: some write a hundred megabytes, some split a
+// source into dozens.
+const javaTestTime = 3 * time.Minute
+
+// quickJava are the classes of the SDK's tests that -quick runs: some that do
+// without a TestStream, and one that doesn't.
+var quickJava = []string{
+	"transforms.FlattenTest", "transforms.ReshuffleTest", "transforms.ParDoTest$BundleInvariantsTests",
+	"testing.TestStreamTest",
+}
+
+// javaPackage begins the names of all classes of the SDK's tests.
+const javaPackage = "org.apache.beam.sdk."
+
+// TestJavaSuite runs the tests that the Java SDK has for runners, its category
+// ValidatesRunner.
+func TestJavaSuite(t *testing.T) {
+	need(t, "java")
+	s := serve(t)
+	listed := expected(t, "java_expected.txt")
+	suite := javaSuite(t)
+	classes := slices.Sorted(maps.Keys(suite))
+	if *quick {
+		classes = quickJava
+	} else {
+		mustBeListed(t, listed, suite)
+	}
+	var group errgroup.Group
+	group.SetLimit(javaAtOnce)
+	for _, class := range classes {
+		group.Go(func() error {
+			t.Run(class, func(t *testing.T) { compare(t, runJava(t, s, class, suite[class]), listed) })
+			return nil
+		})
+	}
+	_ = group.Wait() // each has told its test
+}
+
+// javaSuite lists the tests of each class.
+func javaSuite(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("java", "-cp", classPath(t), "trestle.itests.RunnerTests", "--list").Output()
+	if err != nil {
+		t.Fatalf("list the Java SDK's tests for runners: %v", err)
+	}
+	suite := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		class, test, _ := strings.Cut(strings.TrimSpace(line), " ")
+		class = strings.TrimPrefix(class, javaPackage)
+		suite[class] = append(suite[class], test)
+	}
+	return suite
+}
+
+// mustBeListed fails for names on the list that are no test's.
+func mustBeListed(t *testing.T, listed map[string]string, suite map[string][]string) {
+	t.Helper()
+	for name := range listed {
+		class, test, _ := strings.Cut(name, "/")
+		if !slices.Contains(suite[class], test) {
+			t.Errorf("%s is listed, but there is no such test", name)
+		}
+	}
+}
+
+// runJava runs tests of one class in a JVM of its own, in which the workers
+// run, too.
+func runJava(t *testing.T, s server, class string, tests []string) map[string]outcome {
+	t.Helper()
+	options, err := json.Marshal([]string{
+		"--runner=TestUniversalRunner", "--jobEndpoint=" + s.Job, "--defaultEnvironmentType=LOOPBACK",
+		"--experiments=beam_fn_api", "--filesToStage=" + staged(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	temp, tls := t.TempDir(), filepath.Join(t.TempDir(), "tls.properties")
+	if err := os.WriteFile(tls, []byte(oldTLS), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return runAllWithin(t, javaTestTime, class+"/", tests, func(todo []string) *exec.Cmd {
+		return exec.Command("java", append([]string{
+			// A JVM that lives for a minute is best off without its second compiler.
+			"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+			// As the SDK's container has it, which some tests look at.
+			"-javaagent:" + jamm(t), "-Djava.security.properties=" + tls,
+			"-Djava.io.tmpdir=" + temp, "-DbeamTestPipelineOptions=" + string(options),
+			"-cp", classPath(t), "trestle.itests.RunnerTests", javaPackage + class,
+		}, todo...)...)
+	})
+}
+
+// oldTLS are properties of a JVM that speaks old versions of TLS, too.
+const oldTLS = `jdk.tls.disabledAlgorithms=SSLv3, RC4, DES, MD5withRSA, DH keySize < 1024, EC keySize < 224, 3DES_EDE_CBC, anon, NULL
+jdk.tls.legacyAlgorithms=NULL, anon, RC4, DES, 3DES_EDE_CBC, TLSv1, TLSv1.1
+`
+
+// jamm is the agent that measures objects.
+func jamm(t *testing.T) string {
+	t.Helper()
+	found, err := filepath.Glob(cached(t, "java", "lib", "jamm-*.jar"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("jamm's jar: %v %v", found, err)
+	}
+	return found[0]
+}
+
+// staged is a small file to stage. Staging the class path would copy 60 MB to
+// workers that have it already.
+func staged(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "staged")
+	if err := os.WriteFile(file, []byte("nothing\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }

@@ -22,9 +22,15 @@ const testTime = 60 * time.Second
 // the process doesn't keep the others from running.
 func runAll(t *testing.T, prefix string, todo []string, command func(todo []string) *exec.Cmd) map[string]outcome {
 	t.Helper()
+	return runAllWithin(t, testTime, prefix, todo, command)
+}
+
+// runAllWithin is runAll with another bound for one test.
+func runAllWithin(t *testing.T, each time.Duration, prefix string, todo []string, command func(todo []string) *exec.Cmd) map[string]outcome {
+	t.Helper()
 	outcomes := map[string]outcome{}
 	for len(todo) > 0 {
-		run := suiteRun{t: t, prefix: prefix, outcomes: outcomes}
+		run := suiteRun{t: t, each: each, prefix: prefix, outcomes: outcomes}
 		run.do(command(todo))
 		left := slices.DeleteFunc(slices.Clone(todo), func(name string) bool {
 			_, done := outcomes[prefix+name]
@@ -41,7 +47,8 @@ func runAll(t *testing.T, prefix string, todo []string, command func(todo []stri
 // A suiteRun is one process that runs tests.
 type suiteRun struct {
 	t        *testing.T
-	prefix   string // of names in outcomes
+	each     time.Duration // bounds one test
+	prefix   string        // of names in outcomes
 	outcomes map[string]outcome
 
 	current string       // the test that runs now
@@ -64,7 +71,7 @@ func (r *suiteRun) do(cmd *exec.Cmd) {
 	go func() { write.CloseWithError(cmd.Wait()) }()
 
 	late := make(chan struct{})
-	limit := time.AfterFunc(testTime, func() {
+	limit := time.AfterFunc(r.each, func() {
 		close(late)
 		_ = cmd.Process.Kill()
 	})
@@ -73,7 +80,7 @@ func (r *suiteRun) do(cmd *exec.Cmd) {
 	for {
 		line, err := lines.ReadString('\n')
 		if r.note(line) {
-			limit.Reset(testTime)
+			limit.Reset(r.each)
 		}
 		if err != nil {
 			break
