@@ -3,7 +3,8 @@
 //
 // A replay is resolved once: Resolve turns what the user said (topics, times,
 // offsets, "until now") into Bounds, exact offset ranges of partitions, small
-// enough to be a record in a log. Whatever reads by the same Bounds reads the
+// enough to be a record in a log. Trestle's leader does that when it has
+// accepted a job (see Bind); elsewhere it is done in a step of the pipeline. Whatever reads by the same Bounds reads the
 // same records with the same event times, today or in a year, as long as Kafka
 // keeps them; when it doesn't, reading fails and says so.
 //

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 
@@ -125,13 +127,13 @@ func TestExpand(t *testing.T) {
 	raw := pipepb.AtomicType_BYTES
 	rows := expansion.Row{"bootstrap_servers": "b:1", "topic": "t", "format": "json"}
 	reads := expansion.Row{"bootstrap_servers": "b:1", "topic": "t", "consumer_config_updates": expansion.Row{keyStop: "now"}}
-	json := expansion.Row{"bootstrap_servers": "b:1", "topic": "t", "format": "JSON", "schema": `{"type":"object","properties":{"a":{"type":"string"}}}`, "max_num_records": int64(7)}
+	asJSON := expansion.Row{"bootstrap_servers": "b:1", "topic": "t", "format": "JSON", "schema": `{"type":"object","properties":{"a":{"type":"string"}}}`, "max_num_records": int64(7)}
 	for name, r := range map[string]expansion.Request{
 		"read":      readRequest(urnReadPlain, nil),
 		"metadata":  readRequest(urnReadMetadata, nil),
 		"longs":     readRequest(urnReadPlain, expansion.Row{"key_deserializer": serialization + "LongDeserializer"}),
 		"raw rows":  {URN: schemaRead, Config: reads},
-		"json rows": {URN: schemaRead, Config: json},
+		"json rows": {URN: schemaRead, Config: asJSON},
 		"write":     pairRequest(writeTo(), "bytes", "bytes"),
 		"nulls":     pairRequest(writeTo(), "?bytes", "?bytes"),
 		"headers":   rowRequest(t, urnWriteRows, writeTo(), field("key", raw, ""), field("value", raw, "")),
@@ -159,6 +161,28 @@ func TestExpand(t *testing.T) {
 				t.Errorf("%d sources, inputs %v, outputs %v", bound, f.Inputs, f.Outputs)
 			}
 		})
+	}
+}
+
+// Managed hands its configuration on; JSON is YAML, too.
+func TestManagedConfig(t *testing.T) {
+	p := Provider{ParseYAML: json.Unmarshal}
+	config := expansion.Row{"transform_identifier": schemaRead, "config": `{"bootstrap_servers":"b:1","topic":"t","consumer_config_updates":{"trestle.stop":"now"}}`}
+	f, err := p.Expand(t.Context(), expansion.Request{URN: schemaManaged, Config: config})
+	if err != nil || len(f.Outputs) != 1 {
+		t.Errorf("outputs %v, %v", f.Outputs, err)
+	}
+	for want, more := range map[string]expansion.Row{
+		"config_url is not supported": {"config_url": "http://x"},
+		"config is no YAML":           {"config": "{password"},
+		"no managed transform \"x\"":  {"transform_identifier": "x"},
+		"want now":                    {"config": `{"bootstrap_servers":"b:1","topic":"t","consumer_config_updates":{"trestle.stop":"never"}}`},
+	} {
+		wrong := maps.Clone(config)
+		maps.Copy(wrong, more)
+		if _, err := p.Expand(t.Context(), expansion.Request{URN: schemaManaged, Config: wrong}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }
 
