@@ -12,7 +12,7 @@ import (
 
 // A calendar has keys in the order of times, each at one time. The first of
 // them are in memory, so that those that come next are found without a look at
-// the disk; from bound on all are on disk, and none is before it.
+// the disk; from bound on all are on disk. What is on disk before bound is over.
 type calendar struct {
 	prefix []byte
 	near   map[string]struct{}
@@ -20,16 +20,22 @@ type calendar struct {
 	bound  string // the first date that may be on disk; "": none is
 }
 
-// A date is a time and a key, encoded so that they sort by time.
-func dateOf(at element.Timestamp, key string) string {
-	b := make([]byte, 8, 8+len(key))
+// A date is a time and a key, encoded so that they sort by time, and those of
+// one time as their records do, which are read together, too.
+func dateOf(at element.Timestamp, group uint16, key string) string {
+	b := make([]byte, 10, 10+len(key))
 	binary.BigEndian.PutUint64(b, uint64(at)^1<<63)
+	binary.BigEndian.PutUint16(b[8:], group)
 	return string(append(b, key...))
 }
 
 func timeOf(date string) element.Timestamp {
 	return element.Timestamp(binary.BigEndian.Uint64([]byte(date[:8])) ^ 1<<63)
 }
+
+func groupOf(date string) uint16 { return binary.BigEndian.Uint16([]byte(date[8:10])) }
+
+func keyOf(date string) string { return date[10:] }
 
 const (
 	mostNear = 4096 // dates in memory; beyond, half of them go to disk
@@ -64,7 +70,14 @@ func (c *calendar) push(b *pebble.Batch) error {
 	}
 	slices.Sort(all)
 	half := len(all) / 2
+	to := after(c.prefix)
+	if c.bound != "" {
+		to = c.name(c.bound)
+	}
 	c.bound = all[half]
+	if err := b.DeleteRange(c.name(c.bound), to, nil); err != nil {
+		return err
+	}
 	for _, date := range all[half:] {
 		delete(c.near, date)
 		if err := b.Set(c.name(date), nil, nil); err != nil {
@@ -104,34 +117,23 @@ func (c *calendar) first() string {
 
 // load takes the first dates on disk into memory. All that was written must be
 // in the tree.
-func (c *calendar) load(db *pebble.DB, b *pebble.Batch) error {
-	from := c.name(c.bound)
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: after(c.prefix)})
+func (c *calendar) load(db *pebble.DB) error {
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: c.name(c.bound), UpperBound: after(c.prefix)})
 	if err != nil {
 		return err
 	}
 	c.order = c.order[:0]
-	n := 0
-	to := after(c.prefix)
 	c.bound = ""
 	for ok := it.First(); ok; ok = it.Next() {
-		if n == loadNear {
-			to = slices.Clone(it.Key())
-			c.bound = string(it.Key()[len(c.prefix):])
+		date := string(it.Key()[len(c.prefix):])
+		if len(c.order) == loadNear {
+			c.bound = date
 			break
 		}
-		date := string(it.Key()[len(c.prefix):])
 		c.near[date] = struct{}{}
 		c.order = append(c.order, date)
-		n++
 	}
-	if err := it.Close(); err != nil {
-		return err
-	}
-	if n == 0 {
-		return nil
-	}
-	return b.DeleteRange(from, to, nil)
+	return it.Close()
 }
 
 // after is the first key behind all with a prefix, which doesn't end the order.

@@ -43,9 +43,9 @@ func (s *Store) number() uint64 {
 
 // Bounds of what the tree has in memory, which is a part of the budget.
 const (
-	leastBuffer = 1 << 20
+	leastBuffer = 256 << 10
 	mostBuffer  = 16 << 20
-	leastCache  = 2 << 20
+	leastCache  = 256 << 10
 	mostCache   = 64 << 20
 )
 

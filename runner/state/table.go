@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -161,7 +162,7 @@ func (t *Table[V]) enter(group uint16, key string, record []byte) (v V, err erro
 	for i := range t.calendars {
 		at := element.Timestamp(binary.BigEndian.Uint64(record[8*i:]))
 		if at < element.MaxTimestamp {
-			if err := t.calendars[i].remove(dateOf(at, key), b); err != nil {
+			if err := t.calendars[i].remove(dateOf(at, group, key), b); err != nil {
 				return v, err
 			}
 		}
@@ -244,11 +245,7 @@ func (t *Table[V]) first(calendar int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b, err := t.batch()
-	if err != nil {
-		return "", err
-	}
-	if err := c.load(db, b); err != nil {
+	if err := c.load(db); err != nil {
 		return "", fmt.Errorf("read times of state from disk: %w", err)
 	}
 	return c.first(), nil
@@ -257,20 +254,31 @@ func (t *Table[V]) first(calendar int) (string, error) {
 // Wake brings keys into memory whose time has come, so many at most, and
 // reports how many it brought.
 func (t *Table[V]) Wake(calendar int, until element.Timestamp, most int) (n int, err error) {
-	for ; n < most; n++ {
-		first, err := t.first(calendar)
-		if err != nil || first == "" || timeOf(first) > until {
-			return n, err
-		}
-		_, ok, err := t.fetch([]byte(first[8:]))
-		if err != nil {
-			return n, err
-		}
-		if !ok {
-			return n, errRecord
-		}
+	if at, err := t.Next(calendar); err != nil || at > until || at == element.MaxTimestamp {
+		return 0, err
 	}
-	return n, nil
+	db, err := t.store.tree()
+	if err != nil {
+		return 0, err
+	}
+	records := append(slices.Clip(t.prefix), 'k')
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: records, UpperBound: after(records)})
+	if err != nil {
+		return 0, fmt.Errorf("read state from disk: %w", err)
+	}
+	for ; n < most && err == nil; n++ {
+		var first string
+		if first, err = t.first(calendar); err != nil || first == "" || timeOf(first) > until {
+			break
+		}
+		name := t.recordName(groupOf(first), keyOf(first))
+		if !it.SeekGE(name) || !bytes.Equal(it.Key(), name) {
+			err = errors.Join(errRecord, it.Error())
+			break
+		}
+		_, err = t.enter(groupOf(first), keyOf(first), it.Value())
+	}
+	return n, errors.Join(err, it.Close())
 }
 
 // Trim puts keys on disk if memory is wanted, those first that were not asked
@@ -347,7 +355,7 @@ func (t *Table[V]) put(v V) (wrote int64, err error) {
 	for i, at := range t.times {
 		binary.BigEndian.PutUint64(t.buf[8*i:], uint64(at))
 		if at < element.MaxTimestamp {
-			if err := t.calendars[i].add(dateOf(at, e.key), b); err != nil {
+			if err := t.calendars[i].add(dateOf(at, e.group, e.key), b); err != nil {
 				return 0, err
 			}
 		}

@@ -252,6 +252,9 @@ func (r *rig) spec(stage jobgraph.StageID, index, n int, attempt uint32) task.Sp
 	if len(r.members) > 1 && node.Root == jobgraph.RootRestrictions {
 		s.QueueAt = r.members[0].name
 	}
+	if r.plan.Graph.Streaming {
+		return r.streamSpec(s, node)
+	}
 	for _, id := range node.Inputs {
 		in := r.input(id)
 		if node.Root != jobgraph.RootRestrictions {
@@ -269,7 +272,10 @@ func (r *rig) spec(stage jobgraph.StageID, index, n int, attempt uint32) task.Sp
 }
 
 func (r *rig) subsOf(ds *jobgraph.Dataset) int {
-	if r.plan.Graph.Streaming || ds.Partitioning == jobgraph.Forward || ds.Partitioning == jobgraph.Whole {
+	if r.plan.Graph.Streaming && ds.Partitioning != jobgraph.Forward && len(ds.Consumers) > 0 {
+		return max(1, r.width[ds.Consumers[0]])
+	}
+	if ds.Partitioning == jobgraph.Forward || ds.Partitioning == jobgraph.Whole {
 		return 1
 	}
 	return subs

@@ -273,7 +273,10 @@ func (s *stream) take(ctx context.Context, a arrival) error {
 		return side.add(a.elems)
 	case a.count > 0:
 		s.received += int64(a.count)
-		return s.root.add(ctx, a.elems, a.count)
+		if err := s.root.add(ctx, a.elems, a.count); err != nil {
+			return err
+		}
+		return s.root.trim()
 	}
 	s.received++
 	m, err := decodeMark(a.elems)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"trestle/element"
 	"trestle/fnapi/fnapitest"
 	"trestle/runner/bundle/bundletest"
+	"trestle/runner/jobgraph"
 	"trestle/runner/task"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -24,15 +26,59 @@ func unbounded(p *pipepb.Pipeline) {
 	}
 }
 
-// stream runs all stages of a streaming plan at once, to their ends.
-func (r *rig) stream() {
+// streamGroups is the number of key groups: more than tasks, and shared out
+// unevenly among three.
+const streamGroups = 8
+
+// streamSpec is spec for a task of a streaming stage: it has a channel from each
+// task that it reads.
+func (r *rig) streamSpec(s task.Spec, node *jobgraph.Stage) task.Spec {
+	s.KeyGroups = streamGroups
+	read := func(id jobgraph.DatasetID) task.Input {
+		in := r.input(id)
+		if r.plan.Graph.Dataset(id).Partitioning == jobgraph.Forward {
+			lo, hi := min(s.Index, len(in.Partitions)), min(s.Index+1, len(in.Partitions))
+			in.Partitions = in.Partitions[lo:hi]
+			return in
+		}
+		in.Lo, in.Hi = s.Index, s.Index+1
+		return in
+	}
+	for _, id := range node.Inputs {
+		s.Inputs = append(s.Inputs, read(id))
+	}
+	for _, id := range node.SideInputs {
+		s.SideInputs = append(s.SideInputs, read(id))
+	}
+	for _, id := range node.Outputs {
+		s.Outputs = append(s.Outputs, task.Output{Dataset: id, Subpartitions: r.subsOf(r.plan.Graph.Dataset(id))})
+	}
+	return s
+}
+
+// stream runs all stages of a streaming plan at once, to their ends. Those that
+// group or have state have n tasks, as have those behind them.
+func (r *rig) stream(n int) {
 	r.t.Helper()
+	for _, s := range r.plan.Graph.Stages {
+		r.width[s.ID] = 1
+		if s.Root == jobgraph.RootGroup || s.Root == jobgraph.RootKeyed {
+			r.width[s.ID] = n
+		}
+		for _, id := range s.Inputs {
+			if s.Root == jobgraph.RootRead {
+				r.width[s.ID] = max(r.width[s.ID], r.width[r.plan.Graph.Dataset(id).Producer])
+			}
+		}
+	}
 	if !r.plan.Graph.Streaming {
 		r.t.Fatalf("the plan is not a streaming one:\n%v", r.plan)
 	}
 	var specs []task.Spec
 	for _, s := range r.plan.Graph.Stages {
-		specs = append(specs, r.spec(s.ID, 0, 1, 1))
+		for i := range r.width[s.ID] {
+			specs = append(specs, r.spec(s.ID, i, r.width[s.ID], 1))
+		}
 	}
 	r.start(specs...)
 	r.finish(specs...)
@@ -90,7 +136,7 @@ func groupText(v *coders.Value) string {
 // Streaming groups are the same whether memory holds them or next to none of
 // them, and whatever keys of theirs come again after they went to disk.
 func TestStreamGroupsOnDisk(t *testing.T) {
-	const keys, rounds = 20_000, 3
+	const keys, rounds = 8000, 3
 	want := map[string]int{}
 	for k := range keys {
 		var values []string
@@ -122,7 +168,7 @@ func TestStreamGroupsOnDisk(t *testing.T) {
 					},
 				},
 			})
-			r.stream()
+			r.stream(1)
 			got.compare(t, want)
 			if spilled := r.budget.SpilledBytes() > 0; spilled != (memory < 100<<20) {
 				t.Errorf("state went to disk: %v", spilled)
@@ -134,7 +180,7 @@ func TestStreamGroupsOnDisk(t *testing.T) {
 // A key's state and timers are the same whether memory holds them or next to
 // none of them: each timer fires once, and finds all that was remembered.
 func TestStreamStateOnDisk(t *testing.T) {
-	const keys = 8000
+	const keys = 3000
 	want := map[string]int{}
 	for k := range keys {
 		want[fmt.Sprintf("k%d t@%d a%d+b%d", k, k%1000, k, k)]++
@@ -185,11 +231,81 @@ func TestStreamStateOnDisk(t *testing.T) {
 				},
 				config: func(c *task.Config) { c.BundleElements = 500 },
 			})
-			r.stream()
+			r.stream(1)
 			got.compare(t, want)
 			if spilled := r.budget.SpilledBytes() > 0; spilled != (memory < 100<<20) {
 				t.Errorf("state went to disk: %v", spilled)
 			}
 		})
+	}
+}
+
+// regroup has two groupings, one behind the other, of what comes from two
+// sources, one of them unbounded.
+const regroup = `
+impulse   One           out=a
+pardo     Make   in=a   out=b
+impulse   Two           out=c
+pardo     More   in=c   out=d
+flatten   Both   in=b,d out=e
+gbk       Group  in=e   out=f
+pardo     Turn   in=f   out=g
+collection g coder=kv<bytes,bytes>
+gbk       Again  in=g   out=h
+pardo     End    in=h   out=i
+collection d unbounded`
+
+// Streaming stages may have several tasks: a key is one task's, and a group
+// waits for all tasks that might still send something for it, so that it comes
+// out once and whole.
+func TestStreamTasks(t *testing.T) {
+	const keys, classes = 500, 7
+	want := map[string]int{}
+	for class := range classes {
+		var all []string
+		for k := class; k < keys; k += classes {
+			all = append(all, fmt.Sprintf("k%d=2", k))
+		}
+		slices.Sort(all)
+		want[fmt.Sprintf("c%d: %s", class, strings.Join(all, " "))]++
+	}
+	emit := func(collection string) bundletest.Fn {
+		return func(c *bundletest.Call, _ *coders.Value) error {
+			for k := range keys {
+				if err := c.Emit(collection, bundletest.Element(0, fmt.Sprint("k", k), collection)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	for _, n := range []int{1, 2, 3} {
+		for _, managers := range []int{1, 2} {
+			t.Run(fmt.Sprint(n, " tasks, ", managers, " managers"), func(t *testing.T) {
+				got := newTally()
+				r := newRig(t, regroup, options{
+					managers: managers,
+					fns: map[string]bundletest.Fn{
+						"Make": emit("b"), "More": emit("d"),
+						"Turn": func(c *bundletest.Call, v *coders.Value) error {
+							key, values, _ := strings.Cut(groupText(v), "=")
+							var k int
+							fmt.Sscanf(key, "k%d", &k)
+							count := strings.Count(values, "+") + 1
+							return c.Emit("g", bundletest.Element(0, fmt.Sprint("c", k%classes), fmt.Sprintf("%s=%d", key, count)))
+						},
+						"End": func(_ *bundletest.Call, v *coders.Value) error {
+							class, values, _ := strings.Cut(groupText(v), "=")
+							all := strings.Split(values, "+")
+							slices.Sort(all)
+							got.note(class + ": " + strings.Join(all, " "))
+							return nil
+						},
+					},
+				})
+				r.stream(n)
+				got.compare(t, want)
+			})
+		}
 	}
 }

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 
 	"trestle/coders"
 	"trestle/element"
@@ -29,7 +30,7 @@ type grouping struct {
 type groupKey struct {
 	state.Entry
 	panes  pane.Key
-	values map[window.Window]*values
+	values []*values         // of its windows that have some, in order
 	bytes  int64             // of values
 	hold   element.Timestamp // +inf: none
 
@@ -38,8 +39,34 @@ type groupKey struct {
 
 // values are encoded one after another.
 type values struct {
-	bytes []byte
-	count int
+	window window.Window
+	bytes  []byte
+	count  int
+}
+
+// find is where the values of a window are, or would be.
+func (k *groupKey) find(w window.Window) (int, bool) {
+	return slices.BinarySearchFunc(k.values, w, func(v *values, w window.Window) int { return v.window.Compare(w) })
+}
+
+// into is where the values of a window go.
+func (k *groupKey) into(w window.Window) *values {
+	i, ok := k.find(w)
+	if !ok {
+		k.values = slices.Insert(k.values, i, &values{window: w})
+	}
+	return k.values[i]
+}
+
+// take gives the values of a window that is no more, if it has some.
+func (k *groupKey) take(w window.Window) *values {
+	i, ok := k.find(w)
+	if !ok {
+		return nil
+	}
+	v := k.values[i]
+	k.values = slices.Delete(k.values, i, i+1)
+	return v
 }
 
 func newGrouping(s *stream) *grouping {
@@ -98,7 +125,7 @@ func (g *grouping) add(ctx context.Context, block []byte, _ int) error {
 }
 
 func newGroupKey() *groupKey {
-	k := &groupKey{values: map[window.Window]*values{}, hold: element.MaxTimestamp}
+	k := &groupKey{hold: element.MaxTimestamp}
 	k.event.item, k.processing.item, k.synchronized.item = k, k, k
 	return k
 }
@@ -110,25 +137,16 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 		op := &g.ops[i]
 		switch op.Kind {
 		case pane.Append:
-			b := k.values[op.Window]
-			if b == nil {
-				b = &values{}
-				k.values[op.Window] = b
-			}
+			b := k.into(op.Window)
 			b.bytes = append(b.bytes, came[op.Element]...)
 			b.count++
 			k.bytes += int64(len(came[op.Element]))
 		case pane.Merge:
-			into := k.values[op.Window]
-			if into == nil {
-				into = &values{}
-				k.values[op.Window] = into
-			}
 			for _, w := range op.From {
-				if from := k.values[w]; from != nil {
+				if from := k.take(w); from != nil {
+					into := k.into(op.Window)
 					into.bytes = append(into.bytes, from.bytes...)
 					into.count += from.count
-					delete(k.values, w)
 				}
 			}
 		case pane.Emit:
@@ -140,9 +158,8 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 		case pane.DropClosed:
 			g.s.lost.closed++
 		case pane.Clear, pane.Expire:
-			if b := k.values[op.Window]; b != nil {
+			if b := k.take(op.Window); b != nil {
 				k.bytes -= int64(len(b.bytes))
-				delete(k.values, op.Window)
 			}
 		}
 	}
@@ -152,9 +169,9 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 
 // emit gives a pane to the stage's transforms.
 func (g *grouping) emit(k *groupKey, op *pane.Op) error {
-	b := k.values[op.Window]
-	if b == nil {
-		b = &values{}
+	b := &values{}
+	if i, ok := k.find(op.Window); ok {
+		b = k.values[i]
 	}
 	out := make([]byte, 0, 64+len(k.Key())+len(b.bytes))
 	out = coders.AppendHeader(out, op.Timestamp, 1, encodeWindow(nil, g.w, op.Window), coders.AppendPane(nil, op.Pane))

@@ -124,8 +124,8 @@ type groupPager struct{ g *grouping }
 
 // Sizes of what a key has in memory, besides bytes that are counted.
 const (
-	groupKeyBytes  = 640
-	perWindowBytes = 320
+	groupKeyBytes  = 320
+	perWindowBytes = 400
 	streamKeyBytes = 560
 	perTimerBytes  = 256
 )
@@ -148,8 +148,8 @@ func (p groupPager) Leave(dst []byte, k *groupKey, times []element.Timestamp) []
 	g.synchronized.set(&k.synchronized, 0, false)
 	dst = binary.AppendUvarint(dst, uint64(len(k.values)))
 	var code []byte
-	for w, b := range k.values {
-		code = encodeWindow(code[:0], g.w, w)
+	for _, b := range k.values {
+		code = encodeWindow(code[:0], g.w, b.window)
 		dst = appendBytes(dst, code)
 		dst = binary.AppendUvarint(dst, uint64(b.count))
 		dst = appendBytes(dst, b.bytes)
@@ -167,9 +167,9 @@ func (p groupPager) Enter(_ string, record []byte) (*groupKey, int64, error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		b := &values{count: int(r.number())}
+		b := k.into(w)
+		b.count = int(r.number())
 		b.bytes = slices.Clone(r.bytes())
-		k.values[w] = b
 		k.bytes += int64(len(b.bytes))
 	}
 	if r.bad {
