@@ -16,7 +16,7 @@ RUNS    ?= 1
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build demo kafka kafka-jars itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-state bench-failover full clean
+.PHONY: build itest-generated demo kafka kafka-jars itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-state bench-failover full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -51,6 +51,9 @@ itest-python: build $(VENV)/.ready ## the Python SDK's own tests
 itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen from outside
 	$(ITEST) -itests=behaviour
 
+itest-generated: build ## pipelines made by chance against what the model says, in four ways each
+	$(ITEST) -itests=behaviour -run '^TestGenerated$$' -generated=$(or $(N),10000)
+
 itest-failover: build $(VENV)/.ready ## many machines and what dies of them; QUICK=1 takes four minutes
 	$(ITEST) -itests=failover -run '^TestFailover' -parallel=4 $(if $(QUICK),-quick)
 
@@ -59,8 +62,8 @@ kafka: $(CACHE)/kafka/.ready ## a Kafka broker to play with, at 127.0.0.1:9092
 
 kafka-jars: $(CACHE)/kafka/.ready ## Kafka's jars, in .cache/kafka
 
-itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready ## replays from and writes to a real Kafka
-	$(GO) test ./itests/kafka -count=1 -v -timeout=30m -kafka -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
+itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready ## replays from and writes to a real Kafka, also while processes are killed; QUICK=1 kills fewer
+	$(GO) test ./itests/kafka -count=1 -v -timeout=30m -kafka -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE) $(if $(QUICK),-quick)
 
 itest-java: build $(CACHE)/java/.ready ## Java word counts, and the tests that the Java SDK has for runners; QUICK=1 takes some of them
 	$(ITEST) -itests=java -run '^TestJava' $(if $(QUICK),-quick)
@@ -77,7 +80,7 @@ bench-state: build ## a streaming job that remembers far more than memory holds;
 bench-failover: build ## what dying leaders and TaskManagers cost a job; about ten minutes
 	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS) -failover
 
-full: check itest-go itest-python itest-java itest-behaviour itest-failover bench-spill ## everything that must hold before a release
+full: check itest-go itest-python itest-java itest-behaviour itest-generated itest-failover bench-spill ## everything that must hold before a release
 
 clean: ## what was built, and the cache
 	rm -rf bin $(CACHE)

@@ -130,8 +130,8 @@ func (k *killing) begin() (out, job string) {
 	return out, job
 }
 
-// killOnce replays, kills in the middle, and checks. A replay that ends before
-// is no trial.
+// killOnce replays, kills in the middle, and checks. A replay that ends before,
+// or in which nobody was there to be killed (mend is nil), is no trial.
 func (k *killing) killOnce(t *testing.T, kill func() (mend func())) {
 	was := k.t
 	k.t = t
@@ -146,6 +146,10 @@ func (k *killing) killOnce(t *testing.T, kill func() (mend func())) {
 		<-wait.C
 		before, _ := k.state(job)
 		mend := kill()
+		if mend == nil {
+			k.done(job)
+			continue
+		}
 		k.await(30*time.Second, "somebody tells of the job", func() bool {
 			state, _ := k.state(job)
 			return state != ""
@@ -214,8 +218,8 @@ func (k *killing) killTaskManager() func() {
 
 func (k *killing) killWorker() func() {
 	pids := k.harnesses()
-	if len(pids) > 0 { // else the replay has just ended, or not begun
-		_ = syscall.Kill(pids[k.chance.IntN(len(pids))], syscall.SIGKILL)
+	if len(pids) == 0 || syscall.Kill(pids[k.chance.IntN(len(pids))], syscall.SIGKILL) != nil {
+		return nil // the replay has just ended, or not begun
 	}
 	return func() {}
 }
