@@ -293,7 +293,7 @@ func (x *trial) wait() error {
 	case x.lost != nil:
 		return fmt.Errorf("job %s: the client's stream ended in state %s: %w", x.id, x.state, x.lost)
 	case x.state != jobpb.JobState_DONE:
-		return fmt.Errorf("job %s ended %s: %v", x.id, x.state, x.failure)
+		return errors.Join(fmt.Errorf("job %s ended %s", x.id, x.state), x.failure)
 	}
 	return nil
 }
