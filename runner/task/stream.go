@@ -372,13 +372,14 @@ func (s *stream) flush(ctx context.Context) error {
 // bundle runs one bundle to its commit.
 func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, error) {
 	s.r.tokens.keys++
+	began := element.Timestamp(time.Now().UnixMilli())
 	res, err := s.br.Run(ctx, in)
 	s.br.Close()
 	if err != nil {
 		return nil, err
 	}
 	if k, ok := s.root.(*keyed); ok {
-		if err := k.timers.take(res.Timers); err != nil {
+		if err := k.timers.take(res.Timers, began, element.Timestamp(time.Now().UnixMilli())); err != nil {
 			return nil, err
 		}
 	}

@@ -191,8 +191,9 @@ func (t *streamTimers) wait(k *streamKey) {
 	set(&t.processing, &k.processingSlot, k.processing)
 }
 
-// take applies what a bundle set and cleared, in the order in which it did.
-func (t *streamTimers) take(chunks []bundle.TimerChunk) error {
+// take applies what a bundle set and cleared, in the order in which it did. The
+// bundle ran from began to ended, by the real clock.
+func (t *streamTimers) take(chunks []bundle.TimerChunk, began, ended element.Timestamp) error {
 	for _, c := range chunks {
 		i := slices.IndexFunc(t.families, func(f bundle.Family) bool { return f.Transform == c.Transform && f.ID == c.Family })
 		for b := c.Bytes; len(b) > 0; {
@@ -209,12 +210,36 @@ func (t *streamTimers) take(chunks []bundle.TimerChunk) error {
 			if x.Clear || t.ending && t.loops(i, &x) {
 				t.settle(k)
 			} else {
-				t.put(k, &streamTimer{at: x.Fire, family: i, hold: min(x.Hold, element.MaxTimestamp), window: string(x.Windows), raw: slices.Clone(x.Raw), id: id})
+				at := x.Fire
+				if t.families[i].ProcessingTime && t.s.job.played {
+					at = t.s.job.time() + meant(at, began, ended)
+				}
+				t.put(k, &streamTimer{at: at, family: i, hold: min(x.Hold, element.MaxTimestamp), window: string(x.Windows), raw: slices.Clone(x.Raw), id: id})
 			}
 			b = rest
 		}
 	}
 	return nil
+}
+
+// roundDelays are what delays in tests are multiples of, in milliseconds.
+var roundDelays = [...]element.Timestamp{3_600_000, 60_000, 30_000, 10_000, 5_000, 1_000, 500, 100, 10, 1}
+
+// meant is how long a timer of processing time was to wait, in milliseconds. Its
+// worker has set it by the real clock, some time between began and ended, and a
+// TestStream's clock knows nothing of that one. Of the delays that it may be, the
+// roundest is taken.
+func meant(fire, began, ended element.Timestamp) element.Timestamp {
+	least, most := fire-ended, fire-began
+	if least <= 0 {
+		return 0
+	}
+	for _, unit := range roundDelays {
+		if d := (least + unit - 1) / unit * unit; d <= most {
+			return d
+		}
+	}
+	return least
 }
 
 // loops reports whether a timer that a timer has set is one too many where
