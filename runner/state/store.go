@@ -64,7 +64,7 @@ func (s *Store) tree() (*pebble.DB, error) {
 		return nil, fmt.Errorf("make room for state on disk: %w", err)
 	}
 	buffer := min(max(s.budget.Limit()/32, leastBuffer), mostBuffer)
-	cache := min(max(s.budget.Limit()/16, leastCache), mostCache)
+	cache := min(max(s.budget.Limit()/8, leastCache), mostCache)
 	o := &pebble.Options{
 		CacheSize:                   cache,
 		DisableWAL:                  true,
@@ -77,6 +77,7 @@ func (s *Store) tree() (*pebble.DB, error) {
 	for i := range o.Levels {
 		// Most keys that are asked for have never been seen.
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.Levels[i].IndexBlockSize = 256 << 10 // one level of index: a block less to read
 	}
 	db, err := pebble.Open(path, o)
 	if err != nil {
