@@ -96,6 +96,7 @@ $(VENV)/.ready: itests/python/requirements.txt
 # The jars of the Java tests, and the tests' own classes.
 $(CACHE)/java/.ready: itests/java/pom.xml $(shell find itests/java/src -name '*.java' 2>/dev/null)
 	mkdir -p $(CACHE)/java
+	rm -rf $(CACHE)/java/lib # jars that are no longer wanted
 	$(MVN) --quiet --batch-mode --file itests/java/pom.xml -Dcache=$(CACHE)/java package
 	touch $@
 

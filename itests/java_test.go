@@ -116,14 +116,34 @@ func mustBeListed(t *testing.T, listed map[string]string, suite map[string][]str
 	}
 }
 
-// runJava runs tests of one class in a JVM of its own, in which the workers
-// run, too.
+// streamingJava are tests that look for early panes, though their input is
+// bounded: it has such only where it is read as if it weren't.
+var streamingJava = []string{
+	"transforms.GroupByKeyTest$BasicTests/testAfterProcessingTimeContinuationTriggerUsingState",
+}
+
+// runJava runs tests of one class.
 func runJava(t *testing.T, s server, class string, tests []string) map[string]outcome {
 	t.Helper()
-	options, err := json.Marshal([]string{
+	streams := func(test string) bool { return slices.Contains(streamingJava, class+"/"+test) }
+	outcomes := map[string]outcome{}
+	if some := slices.DeleteFunc(slices.Clone(tests), streams); len(some) > 0 {
+		maps.Copy(outcomes, runJVM(t, s, class, some))
+	}
+	if some := slices.DeleteFunc(slices.Clone(tests), func(test string) bool { return !streams(test) }); len(some) > 0 {
+		maps.Copy(outcomes, runJVM(t, s, class, some, "--streaming"))
+	}
+	return outcomes
+}
+
+// runJVM runs tests of one class in a JVM of its own, in which the workers run,
+// too.
+func runJVM(t *testing.T, s server, class string, tests []string, more ...string) map[string]outcome {
+	t.Helper()
+	options, err := json.Marshal(append([]string{
 		"--runner=TestUniversalRunner", "--jobEndpoint=" + s.Job, "--defaultEnvironmentType=LOOPBACK",
 		"--experiments=beam_fn_api", "--filesToStage=" + staged(t),
-	})
+	}, more...))
 	if err != nil {
 		t.Fatal(err)
 	}
