@@ -1,6 +1,7 @@
 package itests
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os/exec"
@@ -25,9 +26,11 @@ func TestGenerated(t *testing.T) {
 	s := serve(t)
 	cmd := exec.CommandContext(t.Context(), program, "--environment_type=LOOPBACK", "--endpoint="+s.Job, fmt.Sprintf("-count=%d", n))
 	cmd.Dir = t.TempDir()
-	out, err := cmd.CombinedOutput()
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out[max(0, len(out)-16<<10):])
+		t.Fatalf("%v\n%s\n%s", err, log.Bytes()[max(0, log.Len()-4<<10):], out[max(0, len(out)-16<<10):])
 	}
 	t.Logf("%s", out[max(0, len(out)-200):])
 }
