@@ -74,7 +74,12 @@ func (x *trial) needlessOf(end *fleet.Job, lost func(fleet.Task) bool) (wrong []
 	for _, t := range x.turns {
 		must := map[string]fate{}
 		if lost != nil {
-			must = mustAgain(t, lost)
+			// What is shown may be older than the decision by a moment, in which
+			// stages end: either is right.
+			must = mustAgain(t, lost, false)
+			for id, f := range mustAgain(t, lost, true) {
+				must[id] = fate{must[id].lost || f.lost, must[id].all || f.all}
+			}
 		}
 		for i, s := range t.before.Stages {
 			for k, was := range s.Tasks {
@@ -105,14 +110,16 @@ type fate struct{ lost, all bool }
 //   - all readers of what is written again;
 //   - what they read, if it had been freed because they had finished once;
 //   - all of a stage that pulls from a queue: the queue may be lost, or closed.
-func mustAgain(t turn, lost func(fleet.Task) bool) map[string]fate {
+//
+// Stages that may have ended since they were shown count as ended if ended says so.
+func mustAgain(t turn, lost func(fleet.Task) bool, ended bool) map[string]fate {
 	j := t.before
 	must := map[string]fate{}
 	complete := map[string]bool{}
 	pulls := map[string]bool{}
 	consumers := map[string][]string{}
 	for i, s := range j.Stages {
-		complete[s.ID], pulls[s.ID] = s.State == "finished" || mayHaveEnded(j, s, t.after.Stages[i]), s.Root == "restrictions"
+		complete[s.ID], pulls[s.ID] = s.State == "finished" || ended && mayHaveEnded(j, s, t.after.Stages[i]), s.Root == "restrictions"
 		for _, p := range j.Producers(s.ID) {
 			consumers[p] = append(consumers[p], s.ID)
 		}
