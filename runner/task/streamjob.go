@@ -196,11 +196,15 @@ func (j *streamJob) time() element.Timestamp {
 	return j.now
 }
 
+// endOfTime is the latest that a played clock shows; what is ripe later is never
+// ripe.
+const endOfTime = element.MaxTimestamp - 1
+
 // advance moves the clock of a played job.
 func (j *streamJob) advance(millis int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	to := element.MaxTimestamp - 1
+	to := endOfTime
 	if millis < int64(math.MaxInt64/1000)-max(int64(j.now), 0) {
 		to = min(to, j.now+element.Timestamp(millis))
 	}

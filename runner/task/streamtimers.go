@@ -212,7 +212,7 @@ func (t *streamTimers) take(chunks []bundle.TimerChunk, began, ended element.Tim
 			} else {
 				at := x.Fire
 				if t.families[i].ProcessingTime && t.s.job.played {
-					at = t.s.job.time() + meant(at, began, ended)
+					at = min(t.s.job.time()+meant(at, began, ended), endOfTime)
 				}
 				t.put(k, &streamTimer{at: at, family: i, hold: min(x.Hold, element.MaxTimestamp), window: string(x.Windows), raw: slices.Clone(x.Raw), id: id})
 			}
