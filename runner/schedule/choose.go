@@ -15,16 +15,41 @@ func (c *call) chooseReady() {
 	if slots == 0 {
 		return // parallelism is measured by slots: wait for some
 	}
+	held := c.heldByStreams()
 	for _, j := range c.state.Active() {
 		if j.State == catalog.Cancelling {
 			continue
 		}
 		for r := range j.Regions {
-			if c.toChoose(j, r, slots) && inputsComplete(j, r) {
-				c.choose(j, r, slots)
+			open := slots
+			if !j.Graph.Regions[r].Pointwise {
+				open = c.lasting(j, slots-held)
+			}
+			if c.toChoose(j, r, open) && inputsComplete(j, r) {
+				c.choose(j, r, open)
 			}
 		}
 	}
+}
+
+// heldByStreams is how many slots streaming jobs have.
+func (c *call) heldByStreams() (held int) {
+	for _, j := range c.state.Active() {
+		if j.Graph.Streaming {
+			held += c.seen.job(j).slots
+		}
+	}
+	return held
+}
+
+// lasting is how many slots the job can have at once, sooner or later, of those
+// that no streaming job holds: what such a job has it keeps. A region that wanted
+// more at once would wait for ever, and have all others wait.
+func (c *call) lasting(j *catalog.Job, open int) int {
+	if j.Graph.Streaming {
+		open += c.seen.job(j).slots
+	}
+	return max(open, 1)
 }
 
 // toChoose reports whether the region's parallelism must be chosen: it was

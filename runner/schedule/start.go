@@ -35,6 +35,12 @@ func (c *call) startReady() {
 			at = c.open(need)
 			free = freeSlots(at)
 		}
+		if need > free && need > c.lasting(w.j, c.seen.totalSlots()-c.heldByStreams()) {
+			// A streaming job has just got what this one was to have, too.
+			c.wakeAt(c.now)
+			queue = append(queue[:best], queue[best+1:]...)
+			continue
+		}
 		if need > free {
 			// Slots are kept for it until there are enough: else a region that
 			// needs many would wait for ever behind those that need one.
