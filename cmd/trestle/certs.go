@@ -80,6 +80,9 @@ func certKinds() []*certKind {
 			if len(hosts) > 0 {
 				return nil, fmt.Errorf("%s: nobody calls an operator or a client, so there are no hosts to name", name)
 			}
+			if strings.Contains(name, ",") {
+				return nil, fmt.Errorf("%s: one name at a time; say the flag once for each", name)
+			}
 			return issue(a, name, life)
 		}
 	}

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"trestle/internal/blobstore"
 	"trestle/runner"
@@ -26,14 +28,41 @@ type sources struct {
 	fetch func(ctx context.Context, job string, blobs ...string) error
 }
 
-// Bind asks the source that a stage of a stored job begins with.
-func (s sources) Bind(ctx context.Context, job, plan string, stage jobgraph.StageID) (runner.Bounds, error) {
-	b, err := s.blobs.Get(ctx, plan)
-	if err != nil && s.fetch != nil {
-		if err = s.fetch(ctx, job, plan); err == nil {
-			b, err = s.blobs.Get(ctx, plan)
+const (
+	// bindTime bounds how long one source may keep others waiting.
+	bindTime = 5 * time.Minute
+	// planAgain is the pause before a plan is asked for again.
+	planAgain = 500 * time.Millisecond
+)
+
+// plan gets a job's plan, from whoever has it. The one who has it may be away for
+// a moment: the job has been accepted, and is not to end for that.
+func (s sources) plan(ctx context.Context, job, hash string) ([]byte, error) {
+	for {
+		b, err := s.blobs.Get(ctx, hash)
+		if err != nil && s.fetch != nil {
+			if err = s.fetch(ctx, job, hash); err == nil {
+				b, err = s.blobs.Get(ctx, hash)
+			}
+		}
+		if err == nil {
+			return b, nil
+		}
+		pause := time.NewTimer(planAgain)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, errors.Join(context.Cause(ctx), err)
 		}
 	}
+}
+
+// Bind asks the source that a stage of a stored job begins with.
+func (s sources) Bind(ctx context.Context, job, plan string, stage jobgraph.StageID) (runner.Bounds, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, bindTime, fmt.Errorf("it took more than %s to find out what is to be read", bindTime))
+	defer cancel()
+	b, err := s.plan(ctx, job, plan)
 	if err != nil {
 		return runner.Bounds{}, fmt.Errorf("stage %s: what it is to read can't be found out: %w", stage, err)
 	}

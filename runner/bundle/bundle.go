@@ -135,6 +135,9 @@ func (r *Runner) Close() {
 
 // Run runs one bundle to its commit.
 func (r *Runner) Run(ctx context.Context, in *Input) (*Result, error) {
+	if r.Loose {
+		defer r.Close() // try does so earlier when all went well
+	}
 	userTries, workerTries := 0, 0
 	for {
 		res, err := r.try(ctx, in)

@@ -33,6 +33,11 @@ type outputs struct {
 	timers  []TimerChunk // one for each family that has some
 }
 
+// maxKept bounds what an aside may give back: what is asked in one is small.
+const maxKept = 256 << 20
+
+var errKept = fmt.Errorf("it takes more than %d bytes", maxKept)
+
 // A garbageError is output that can't be cut into elements or timers.
 type garbageError struct {
 	what string
@@ -240,6 +245,9 @@ func (s *sinkWriter) spread(b []byte) (rest []byte, err error) {
 	whole := start[:len(start)-len(b)]
 	s.elements += int64(n)
 	s.bytes += int64(len(whole))
+	if s.keep && len(s.kept)+len(whole) > maxKept {
+		return nil, s.garbage(errKept)
+	}
 	if s.keep {
 		s.kept = append(s.kept, whole...)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 
@@ -122,6 +123,9 @@ func (s *mergeSource) nextKey() (elems []byte, err error) {
 	for more := true; more; more = s.g.More() {
 		if elems, _, err = s.g.Next(elems); err != nil {
 			return nil, err
+		}
+		if most := max(s.budget.Limit()/4, 64<<20); int64(len(elems)) > most {
+			return nil, fmt.Errorf("one key's values take more than %d bytes (a quarter of --memory's share for data): windows that their own SDK merges need them in memory all at once; use larger memory, smaller keys, or standard windows", most)
 		}
 	}
 	return elems, nil

@@ -51,14 +51,18 @@ func (m *windowMerger) merge(ctx context.Context, sets [][]window.Window) ([][]w
 	if err != nil {
 		return nil, fmt.Errorf("merge windows: %w", err)
 	}
-	answered := 0
+	answered, known := 0, make([]bool, len(sets))
 	var v coders.Value
 	for rest := res.Kept; len(rest) > 0; answered++ {
 		if rest, err = m.aside.Out.Next(rest, &v); err != nil {
 			return nil, err
 		}
 		i, err := nonceOf(v.Key(), len(sets))
+		if err == nil && (known[i] || len(sets[i]) == 0) {
+			err = fmt.Errorf("the SDK answered twice, or what it was not asked: question %d", i)
+		}
 		if err == nil {
+			known[i] = true
 			merges[i], err = m.answer(v.KVValue())
 		}
 		if err != nil {
@@ -123,10 +127,14 @@ func (m *windowMerger) answer(b []byte) ([]window.Merge, error) {
 func walkIterable(b []byte, each func(b []byte) (rest []byte, err error)) (rest []byte, err error) {
 	count := func(n uint64) error {
 		for ; n > 0 && err == nil; n-- {
-			if len(b) == 0 { // no element is empty, or a count alone could keep us for ever
+			before := len(b)
+			if before == 0 {
 				return coders.ErrMalformed
 			}
-			b, err = each(b)
+			// No element is empty, or a count alone could keep us for ever.
+			if b, err = each(b); err == nil && len(b) >= before {
+				return coders.ErrMalformed
+			}
 		}
 		return err
 	}
