@@ -52,6 +52,7 @@ class Lines:
   def pytest_configure(self, config):
     config.addinivalue_line('markers', MARK + ': needs a runner')
 
+  @pytest.hookimpl(trylast=True)  # pytest has dropped those without the mark
   def pytest_collection_modifyitems(self, items):
     items[:] = [i for i in items if i.name != SLOW and (not ARGS.names or named(i) in ARGS.names)]
     for i in items:
