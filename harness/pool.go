@@ -168,6 +168,17 @@ func (p *Pool) Acquire(ctx context.Context, r Request) (*Lease, error) {
 	return nil, context.Cause(ctx)
 }
 
+// Failed tells why no worker of a job's environment can be had any more, as
+// Acquire would; nil if one may be.
+func (p *Pool) Failed(job, environment string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.fleets[fleetID{job, environment}]; f != nil {
+		return f.failed
+	}
+	return nil
+}
+
 // fleet finds or makes the fleet of a request.
 func (p *Pool) fleet(r Request) (*fleet, error) {
 	id := fleetID{r.Job, r.EnvironmentID}

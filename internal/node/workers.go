@@ -75,6 +75,9 @@ func (w *workers) request(job, environment string) (harness.Request, error) {
 	}, nil
 }
 
+// Failed tells why there will be no worker of the environment any more.
+func (w *workers) Failed(job, environment string) error { return w.pool.Failed(job, environment) }
+
 // StopJob ends the job's workers and lets go of its plan.
 func (w *workers) StopJob(job string) {
 	w.pool.StopJob(job)

@@ -24,7 +24,8 @@ type noWorkers struct{}
 func (noWorkers) Acquire(context.Context, string, string) (bundle.Lease, error) {
 	return nil, errors.New("there are no workers")
 }
-func (noWorkers) StopJob(string) {}
+func (noWorkers) Failed(string, string) error { return nil }
+func (noWorkers) StopJob(string)              {}
 
 // process begins a TaskManager's process on a disk.
 func process(t *testing.T, dir string) (*task.TaskManager, *shuffle.Service) {

@@ -208,6 +208,10 @@ func (s *stream) work(ctx context.Context) error {
 	}
 }
 
+// lookAfterWorkers is how often a task that has nothing to do asks whether its
+// workers can still be had.
+const lookAfterWorkers = 3 * time.Second
+
 // wait waits for what comes next, and takes all that is there.
 func (s *stream) wait(ctx context.Context, next element.Timestamp) error {
 	if next <= s.job.time() {
@@ -219,11 +223,16 @@ func (s *stream) wait(ctx context.Context, next element.Timestamp) error {
 		defer t.Stop()
 		ripe = t.C
 	}
+	look := time.NewTimer(lookAfterWorkers)
+	defer look.Stop()
 	select {
 	case a := <-s.in.arrivals:
 		if err := s.take(ctx, a); err != nil {
 			return err
 		}
+	case <-look.C:
+		// Who waits for nothing but its input would not hear of it.
+		return s.r.m.cfg.Workers.Failed(s.r.spec.Job, s.r.prog.Stage.Environment)
 	case <-s.seat.wake:
 		s.received += s.job.moved(s.seat)
 		return nil

@@ -34,6 +34,9 @@ const (
 type Workers interface {
 	// Acquire waits for a worker of the job's environment and a lane on it.
 	Acquire(ctx context.Context, job, environment string) (bundle.Lease, error)
+	// Failed tells why there will be no worker of the environment any more, such
+	// as when a client that was one is gone; nil if there may be.
+	Failed(job, environment string) error
 	// StopJob ends the job's workers.
 	StopJob(job string)
 }

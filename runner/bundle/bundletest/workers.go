@@ -155,6 +155,9 @@ func (w *Workers) start(ctx context.Context) (*worker, error) {
 // StopJob does nothing: the workers end with the test.
 func (w *Workers) StopJob(string) {}
 
+// Failed does nothing: there is always another one.
+func (w *Workers) Failed(string, string) error { return nil }
+
 type lease struct {
 	w    *Workers
 	x    *worker
