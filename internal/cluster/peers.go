@@ -98,17 +98,26 @@ func (g generated) NewStream(ctx context.Context, desc *grpc.StreamDesc, method 
 
 // To is the connection to the process at HOST:PORT. It doesn't wait. After
 // Close, calls over it fail.
-func (p *Peers) To(addr string) *Conn {
+func (p *Peers) To(addr string) *Conn { return p.to(addr, addr) }
+
+// ToJobManager is To for an address that is known for a JobManager's: it is not
+// taken from anybody else. What goes there has secrets, and what comes from there
+// is obeyed.
+func (p *Peers) ToJobManager(addr string) *Conn { return p.to("jobmanager at "+addr, addr, JobManager) }
+
+// to finds or makes the connection of that key. Who answers must have one of the
+// roles, if there are any.
+func (p *Peers) to(key, addr string, roles ...Role) *Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.conns[addr]; c != nil {
+	if c := p.conns[key]; c != nil {
 		return c
 	}
 	c := &Conn{addr: addr}
 	var err error
 	// Addresses are dialled as they are: no resolver of gRPC's has a say, and
 	// HTTP proxies of the environment are for other things.
-	c.grpc, err = grpc.NewClient("passthrough:///"+addr, p.options()...)
+	c.grpc, err = grpc.NewClient("passthrough:///"+addr, p.options(roles)...)
 	if err != nil { // no address
 		c.broken = &UnreachableError{Peer: addr, Reason: err.Error()}
 		return c
@@ -119,7 +128,7 @@ func (p *Peers) To(addr string) *Conn {
 		return c
 	}
 	p.forget()
-	p.conns[addr] = c
+	p.conns[key] = c
 	return c
 }
 
@@ -148,11 +157,15 @@ func (p *Peers) Close() {
 	}
 }
 
-func (p *Peers) options() []grpc.DialOption {
+func (p *Peers) options(roles []Role) []grpc.DialOption {
 	o := p.opts
 	creds := insecure.NewCredentials()
 	if !p.security.insecure {
-		creds = credentials.NewTLS(p.security.ClientTLS())
+		c := p.security.ClientTLS()
+		if len(roles) > 0 {
+			c.VerifyConnection = only("only a "+list(roles)+" may answer there", roles...)
+		}
+		creds = credentials.NewTLS(c)
 	}
 	pause := backoff.Config{BaseDelay: minConnect, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxConnect}
 	return []grpc.DialOption{

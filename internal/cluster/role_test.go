@@ -167,3 +167,31 @@ func TestStreamRoles(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// Who is known for a JobManager is obeyed, and told secrets: nobody else may
+// answer in its place, though a TaskManager may answer for itself.
+func TestAnswersForJobManager(t *testing.T) {
+	a, dir := authority(t)
+	card := func(name string, roles ...Role) *Security {
+		c, err := a.Node(name, nil, ValidFor(time.Hour), roles...)
+		return member(t, dir, c, err)
+	}
+	caller := dialer(t, card("jm2", JobManager))
+	for name, c := range map[string]struct {
+		as    *Security
+		wrong bool
+	}{"jm1": {as: card("jm1", JobManager)}, "both": {as: card("both", JobManager, TaskManager)}, "tm1": {as: card("tm1", TaskManager), wrong: true}} {
+		addr := serveBoth(t, c.as)
+		check := func(to *Conn) error {
+			_, err := grpc_health_v1.NewHealthClient(to.GRPC()).Check(within(t), &grpc_health_v1.HealthCheckRequest{})
+			return err
+		}
+		if err := check(caller.To(addr)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		err := check(caller.ToJobManager(addr))
+		if c.wrong && (err == nil || !strings.Contains(err.Error(), "only a jobmanager may answer there")) || !c.wrong && err != nil {
+			t.Errorf("%s as a JobManager: %v", name, err)
+		}
+	}
+}

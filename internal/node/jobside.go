@@ -72,7 +72,7 @@ func (n *Node) joinJobSide() error {
 func (n *Node) holder(name string) (grpc.ClientConnInterface, error) {
 	for _, m := range n.raft.Members() {
 		if m.ID == name {
-			return n.peers.To(m.Addr).GRPC(), nil
+			return n.peers.ToJobManager(m.Addr).GRPC(), nil
 		}
 	}
 	return nil, errors.New("it is not of this group")

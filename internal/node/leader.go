@@ -250,7 +250,7 @@ func (l *lead) askOnce(ctx context.Context, d *runner.Dispatcher, here func(cont
 	if !ok || l.peers == nil {
 		return false, nil
 	}
-	at, err := there(ctx, l.peers.To(addr))
+	at, err := there(ctx, l.peers.ToJobManager(addr))
 	switch {
 	case cluster.IsKind(err, kindNotLeader), cluster.IsUnreachable(err):
 		return false, err
@@ -297,5 +297,5 @@ func (l *lead) elsewhere() *cluster.Conn {
 	if !ok {
 		return nil
 	}
-	return l.peers.To(addr)
+	return l.peers.ToJobManager(addr)
 }

@@ -96,7 +96,7 @@ func (n *Node) groupStatus(ctx context.Context) *GroupStatus {
 	for i := range s.Members {
 		asked.Go(func() {
 			m := &s.Members[i]
-			got, err := callState.Do(ctx, n.peers.To(m.Address), &struct{}{})
+			got, err := callState.Do(ctx, n.peers.ToJobManager(m.Address), &struct{}{})
 			if err != nil {
 				m.Error = err.Error()
 				return
@@ -176,7 +176,7 @@ func (g *Group) ask(ctx context.Context, do func(context.Context, *cluster.Conn)
 		}
 		seen[addr] = true
 		one, cancel := context.WithTimeout(ctx, askEach)
-		err := do(one, g.peers.To(addr))
+		err := do(one, g.peers.ToJobManager(addr))
 		cancel()
 		said := (*cluster.Error)(nil)
 		switch {

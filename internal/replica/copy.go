@@ -96,7 +96,7 @@ func await(results <-chan error, all, needed int, cancel func()) error {
 
 // copyTo makes the items the job's on one member.
 func (r *Replicator) copyTo(ctx context.Context, m Member, job string, items []Item) error {
-	to := r.peers.To(m.Addr)
+	to := r.peers.ToJobManager(m.Addr)
 	for round := 0; ; round++ {
 		answer, err := adopt(ctx, to, job, items)
 		if err != nil {
@@ -178,7 +178,7 @@ func fetch(ctx context.Context, peers *cluster.Peers, sources []string, item Ite
 	var failed []error
 	nowhere := len(sources) > 0
 	for _, addr := range sources {
-		err := fetchFrom(ctx, peers.To(addr), item, receive)
+		err := fetchFrom(ctx, peers.ToJobManager(addr), item, receive)
 		if err == nil {
 			return nil
 		}

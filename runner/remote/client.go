@@ -198,7 +198,7 @@ var errRules = errors.New("the JobManager broke the rules")
 
 // connected is one connection, from hello to end.
 func (c *Client) connected(ctx context.Context, cancel context.CancelCauseFunc, silence *time.Timer, h *hello, l *link) (met bool, err error) {
-	stream, err := sessionTalk.Open(ctx, c.cfg.Connections.To(l.addr))
+	stream, err := sessionTalk.Open(ctx, c.cfg.Connections.ToJobManager(l.addr))
 	if err != nil {
 		return false, err
 	}

@@ -77,7 +77,7 @@ func (c *Client) hear(members []string) {
 		c.told = members
 		if c.cfg.Lines != nil {
 			for _, addr := range members { // from now on, not from when they are dialled
-				c.cfg.Lines.expect(c.cfg.Connections.To(addr))
+				c.cfg.Lines.expect(c.cfg.Connections.ToJobManager(addr))
 			}
 		}
 		c.notify()
@@ -106,7 +106,7 @@ func (c *Client) leader(life context.Context) (addr string, term uint64, err err
 	answers := make(chan claim, len(asked))
 	for from, addr := range asked {
 		wg.Go(func() {
-			l, err := leaderCall.Do(ctx, c.cfg.Connections.To(addr), &struct{}{})
+			l, err := leaderCall.Do(ctx, c.cfg.Connections.ToJobManager(addr), &struct{}{})
 			if err != nil {
 				l = &leadership{}
 			}
@@ -181,7 +181,7 @@ func (c *Client) sendLines(ctx context.Context) {
 			if sending[addr] != nil {
 				continue
 			}
-			to := c.cfg.Connections.To(addr)
+			to := c.cfg.Connections.ToJobManager(addr)
 			c.cfg.Lines.expect(to)
 			own, stop := context.WithCancel(ctx)
 			sending[addr] = stop

@@ -60,7 +60,7 @@ func (c *Client) restored(ctx context.Context, addr string) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()
-	l, err := confirmCall.Do(ctx, c.cfg.Connections.To(addr), &struct{}{})
+	l, err := confirmCall.Do(ctx, c.cfg.Connections.ToJobManager(addr), &struct{}{})
 	switch {
 	case err != nil:
 		return err
