@@ -123,7 +123,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	cut := time.AfterFunc(drainTime, srv.Stop)
 	defer cut.Stop()
 	srv.GracefulStop()
-	_ = <-failed // it was stopped
+	<-failed //nolint:errcheck // it was stopped
 	return nil
 }
 

@@ -62,7 +62,7 @@ func (c *caretaker) sweepStoreOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close() // what it was asked to delete is deleted
+	defer func() { _ = store.Close() }() // what it was asked to delete is deleted
 	swept, err := blob.Sweep(ctx, store, group, live, before)
 	if swept > 0 {
 		c.node.log.Info("removed from the shuffle store what ended jobs had left", "jobs", swept)

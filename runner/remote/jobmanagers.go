@@ -147,10 +147,11 @@ func (c *Client) leader(life context.Context) (addr string, term uint64, err err
 	if best.Addr != "" {
 		return best.Addr, best.Term, nil
 	}
+	why := slices.Concat([]error{none}, errs)
 	if behind != "" {
-		errs = append(errs, c.restored(life, behind))
+		why = append(why, c.restored(life, behind))
 	}
-	return "", 0, errors.Join(slices.Insert(errs, 0, none)...)
+	return "", 0, errors.Join(why...)
 }
 
 // survey hears of new JobManagers, until ctx ends.
