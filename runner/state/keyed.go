@@ -3,7 +3,6 @@ package state
 import (
 	"cmp"
 	"encoding/binary"
-	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -271,27 +270,27 @@ func (b *bag) appendTo(dst []byte) []byte {
 }
 
 func (p keyedPager) Enter(key string, record []byte) (*keyCells, int64, error) {
-	r := recordReader{b: record}
-	n := r.count()
+	r := ReadRecord(record)
+	n := r.Count()
 	k := &keyCells{cells: make([]namedCell, 0, n)}
-	for ; n > 0 && r.err == nil; n-- {
-		name := cellName{kind: kind(r.byte())}
-		name.window, name.transform, name.state = p.name(&r), p.name(&r), p.name(&r)
+	for ; n > 0 && !r.Bad(); n-- {
+		name := cellName{kind: kind(r.Byte())}
+		name.window, name.transform, name.state = p.name(r), p.name(r), p.name(r)
 		c := &cell{}
 		ch := &change{}
 		switch name.kind {
 		case bagKind:
 			ch.bag = r.bag()
 		case listKind:
-			l, err := list(nil).with(r.bytes())
+			l, err := list(nil).with(r.Bytes())
 			if err != nil {
 				return nil, 0, err
 			}
 			ch.list = l
 		case mapKind:
 			ch.vals = map[string]*bag{}
-			for m := r.count(); m > 0 && r.err == nil; m-- {
-				mapKey := string(r.bytes())
+			for m := r.Count(); m > 0 && !r.Bad(); m-- {
+				mapKey := string(r.Bytes())
 				b := r.bag()
 				ch.vals[mapKey] = &b
 			}
@@ -302,63 +301,16 @@ func (p keyedPager) Enter(key string, record []byte) (*keyCells, int64, error) {
 		k.cells = append(k.cells, namedCell{name, c})
 		k.bytes += k.cells[len(k.cells)-1].bytes()
 	}
-	if r.err != nil || len(r.b) > 0 {
+	if r.Bad() || len(r.Rest()) > 0 {
 		return nil, 0, errRecord
 	}
 	return k, k.bytes, nil
 }
 
-func (p keyedPager) name(r *recordReader) string {
-	b := r.bytes()
+func (p keyedPager) name(r *RecordReader) string {
+	b := r.Bytes()
 	if known, ok := p.s.names[string(b)]; ok {
 		return known
 	}
 	return p.s.intern(string(b))
-}
-
-// A recordReader cuts a record into its parts. After an error all are empty.
-type recordReader struct {
-	b   []byte
-	err error
-}
-
-func (r *recordReader) fail() { r.b, r.err = nil, io.ErrUnexpectedEOF }
-
-func (r *recordReader) byte() byte {
-	if len(r.b) == 0 {
-		r.fail()
-		return 0
-	}
-	b := r.b[0]
-	r.b = r.b[1:]
-	return b
-}
-
-// count is a number of what follows, each of a byte at least.
-func (r *recordReader) count() int {
-	n, used := binary.Uvarint(r.b)
-	if used <= 0 || n > uint64(len(r.b)-used) {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[used:]
-	return int(n)
-}
-
-func (r *recordReader) bytes() []byte {
-	n := r.count()
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
-}
-
-func (r *recordReader) bag() bag {
-	var b bag
-	for n := r.count(); n > 0; n-- {
-		data := slices.Clone(r.bytes())
-		b.segs = append(b.segs, segment{mem: data, size: len(data)})
-		b.size += int64(len(data))
-	}
-	b.own = len(b.segs)
-	return b
 }

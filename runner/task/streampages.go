@@ -161,22 +161,22 @@ func (p groupPager) Leave(dst []byte, k *groupKey, times []element.Timestamp) []
 func (p groupPager) Enter(_ string, record []byte) (*groupKey, int64, error) {
 	g := p.g
 	k := newGroupKey()
-	r := recordReader{b: record}
-	for n := r.count(); n > 0; n-- {
-		w, err := decodeWindow(g.w, r.bytes())
+	r := state.ReadRecord(record)
+	for n := r.Count(); n > 0; n-- {
+		w, err := decodeWindow(g.w, r.Bytes())
 		if err != nil {
 			return nil, 0, err
 		}
 		b := k.into(w)
-		b.count = int(r.number())
-		b.bytes = slices.Clone(r.bytes())
+		b.count = int(r.Number())
+		b.bytes = slices.Clone(r.Bytes())
 		k.bytes += int64(len(b.bytes))
 	}
-	if r.bad {
+	if r.Bad() {
 		return nil, 0, errRecord
 	}
 	var err error
-	if k.panes, err = g.panes.Decode(r.b); err != nil {
+	if k.panes, err = g.panes.Decode(r.Rest()); err != nil {
 		return nil, 0, err
 	}
 	g.wait(k)
@@ -228,19 +228,19 @@ func (p timerPager) Leave(dst []byte, k *streamKey, times []element.Timestamp) [
 func (p timerPager) Enter(_ string, record []byte) (*streamKey, int64, error) {
 	t := p.t
 	k := newStreamKey()
-	r := recordReader{b: record}
-	for n := r.count(); n > 0; n-- {
+	r := state.ReadRecord(record)
+	for n := r.Count(); n > 0; n-- {
 		x := &streamTimer{
-			at: element.Timestamp(r.signed()), rank: int(r.signed()), seq: int(r.signed()),
-			family: int(r.signed()), hold: element.Timestamp(r.signed()),
+			at: element.Timestamp(r.Signed()), rank: int(r.Signed()), seq: int(r.Signed()),
+			family: int(r.Signed()), hold: element.Timestamp(r.Signed()),
 		}
-		x.window, x.id, x.raw = string(r.bytes()), string(r.bytes()), slices.Clone(r.bytes())
-		if r.bad || x.family >= len(t.families) {
+		x.window, x.id, x.raw = string(r.Bytes()), string(r.Bytes()), slices.Clone(r.Bytes())
+		if r.Bad() || x.family >= len(t.families) {
 			return nil, 0, errRecord
 		}
 		t.enter(k, x)
 	}
-	if r.bad || len(r.b) > 0 {
+	if r.Bad() || len(r.Rest()) > 0 {
 		return nil, 0, errRecord
 	}
 	t.wait(k)
@@ -249,49 +249,4 @@ func (p timerPager) Enter(_ string, record []byte) (*streamKey, int64, error) {
 
 func appendBytes(dst, b []byte) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
-}
-
-// A recordReader cuts a record into its parts. Once one is bad, all are empty.
-type recordReader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *recordReader) fail() { r.b, r.bad = nil, true }
-
-func (r *recordReader) number() uint64 {
-	n, used := binary.Uvarint(r.b)
-	if used <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[used:]
-	return n
-}
-
-func (r *recordReader) signed() int64 {
-	n, used := binary.Varint(r.b)
-	if used <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[used:]
-	return n
-}
-
-// count is a number of what follows, each of a byte at least.
-func (r *recordReader) count() int {
-	n := r.number()
-	if n > uint64(len(r.b)) {
-		r.fail()
-		return 0
-	}
-	return int(n)
-}
-
-func (r *recordReader) bytes() []byte {
-	n := r.count()
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
 }
