@@ -2,8 +2,9 @@
 // `trestle serve`, and pipelines that stock Beam SDKs submit to it.
 //
 // The judges are other people's: the Go SDK's own tests compiled from its
-// module, the Python SDK's PortableRunnerTest, word counts of all SDKs against
-// a plain count of the same text. What is not expected to pass yet stands by
+// module, the Python SDK's PortableRunnerTest and its tests marked
+// it_validatesrunner, the Java SDK's ValidatesRunner tests, word counts of all
+// SDKs against a plain count of the same text. What is not expected to pass yet stands by
 // name and with its reason in a list beside the tests, and a listed test that
 // passes is an error, so that the lists only shrink.
 //
