@@ -60,9 +60,21 @@ func (s *Seen) Unbound(job catalog.JobID, stage jobgraph.StageID, f catalog.Fail
 type bound struct{ r *catalog.InputBound }
 
 func (e bound) decide(c *call) {
-	if j := c.toBind(e.r.Job, e.r.Stage); j != nil {
-		c.propose(e.r)
+	j := c.toBind(e.r.Job, e.r.Stage)
+	if j == nil {
+		return
 	}
+	all := int64(len(e.r.Bounds))
+	for _, s := range j.Stages {
+		all += int64(len(s.Bounds))
+	}
+	if all > c.policy.BoundsBytes {
+		c.refuse(j, catalog.Failure{Kind: catalog.FailureSource, At: c.now, Message: fmt.Sprintf(
+			"stage %s: what this job's sources are to read takes %d bytes to say, and may take %d; read less at a time, such as fewer topics",
+			e.r.Stage, all, c.policy.BoundsBytes)})
+		return
+	}
+	c.propose(e.r)
 }
 
 type unboundable struct {
@@ -76,7 +88,12 @@ func (e unboundable) decide(c *call) {
 	if j == nil {
 		return
 	}
-	c.propose(&catalog.JobEnded{Job: j.ID, At: c.now, State: catalog.Failed, Failure: &e.f})
+	c.refuse(j, e.f)
+}
+
+// refuse ends a job of which a source can't be read.
+func (c *call) refuse(j *catalog.Job, f catalog.Failure) {
+	c.propose(&catalog.JobEnded{Job: j.ID, At: c.now, State: catalog.Failed, Failure: &f})
 	c.stray = true
 }
 

@@ -120,6 +120,8 @@ func (w *world) happen(t *testing.T, d *datadriven.TestData) error {
 				w.policy.TargetBytes = int64(n)
 			case "least":
 				w.policy.LeastBytes = int64(n)
+			case "bounds":
+				w.policy.BoundsBytes = int64(n)
 			case "groups":
 				w.policy.KeyGroups = n
 			case "spread":

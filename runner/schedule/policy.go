@@ -38,6 +38,10 @@ type Policy struct {
 	SpreadGroups int
 	// Restart is for jobs that say nothing; default two restarts of a task, 250 ms apart.
 	Restart catalog.RestartStrategy
+	// BoundsBytes bounds what it takes to say what the sources of one job are to be
+	// read from and to, all of them together: the log and every leader's memory
+	// have it as long as the job is remembered; default 16 MiB.
+	BoundsBytes int64
 	// Losses bounds how often one task is made again for the fault of others (a
 	// lost TaskManager, a corrupt partition); default 16.
 	Losses int
@@ -61,6 +65,7 @@ func (p Policy) WithDefaults() Policy {
 	setDefault(&p.LeastBytes, 1<<20)
 	setDefault(&p.TasksPerSlot, 32)
 	setDefault(&p.KeyGroups, 128)
+	setDefault(&p.BoundsBytes, 16<<20)
 	setDefault(&p.Losses, 16)
 	setDefault(&p.SlowAfter, 2*time.Second)
 	setDefault(&p.HistoryJobs, 1000)
