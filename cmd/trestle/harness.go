@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"trestle/internal/node"
 	// The DoFns that this worker runs.
 	_ "trestle/transforms/kafka"
 
@@ -48,6 +49,20 @@ func harnessCommand() *cobra.Command {
 	c.Flags().StringVar(&control, "control_endpoint", "", "")
 	c.FParseErrWhitelist.UnknownFlags = true // of later boot conventions
 	return c
+}
+
+// askCommand asks a job's source what it holds, apart from the JobManager, which
+// starts it: it may die of what it is told.
+func askCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    node.AskCommand,
+		Short:  "Ask a job's source what it holds; started by the JobManager",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return node.AnswerSource(c.Context(), c.InOrStdin(), c.OutOrStdout())
+		},
+	}
 }
 
 // importOptions takes the pipeline's options as the Go SDK has them. Other SDKs'

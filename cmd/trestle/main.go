@@ -90,7 +90,7 @@ See what runs with trestle jobs, or on the web page (127.0.0.1:8081).`,
 	}
 	add("run", serveCommand(), jobManagerCommand(), taskManagerCommand(), workerPoolCommand(), expansionServiceCommand(), runCommand(), planCommand())
 	add("look", jobsCommand(), jobCommand(), logsCommand(), metricsCommand(), pipelineCommand(), waitCommand(), cancelCommand(), kafkaCommand())
-	add("other", clusterCommand(), certsCommand(), proxyCommand(), doctorCommand(), versionCommand(), harnessCommand())
+	add("other", clusterCommand(), certsCommand(), proxyCommand(), doctorCommand(), versionCommand(), harnessCommand(), askCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	return root

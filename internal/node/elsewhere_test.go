@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +14,6 @@ import (
 	shapes "trestle/itests/jobs"
 	"trestle/jobservice/artifact"
 
-	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/harness/init" // the workers' flags
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -41,13 +39,6 @@ func withFile(p *pipepb.Pipeline, env string) *pipepb.Pipeline {
 	}
 	p.Components.Environments[env].Dependencies = []*pipepb.ArtifactInformation{{TypeUrn: artifact.TypeFile, TypePayload: path, RoleUrn: artifact.RoleStagingTo, RolePayload: role}}
 	return p
-}
-
-// TestMain is the workers' main, too: they are this program.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	beam.Init() // doesn't return in a worker
-	os.Exit(m.Run())
 }
 
 // some is a pipeline with work for a TaskManager: it goes on until there is one.

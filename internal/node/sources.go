@@ -85,7 +85,7 @@ func (s sources) Bind(ctx context.Context, job, plan string, stage jobgraph.Stag
 	if bound.GetUrn() != kafka.URNBound {
 		return runner.Bounds{}, fmt.Errorf("transform %q: it reads a source of the kind %q, which this JobManager doesn't know", name, bound.GetUrn())
 	}
-	value, notes, err := kafka.Bind(ctx, bound.GetPayload())
+	value, notes, err := askAlone(ctx, bound.GetPayload())
 	if err != nil {
 		return runner.Bounds{}, fmt.Errorf("transform %q: %w", name, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -49,6 +50,16 @@ func Bind(ctx context.Context, description []byte) (bounds []byte, notes []strin
 	found.Warnings = nil
 	bounds, err = json.Marshal(found)
 	return bounds, notes, err
+}
+
+// Asked says of which topics a description is, and which brokers it names, for
+// who has to tell that they could not be asked.
+func Asked(description []byte) string {
+	var r Replay
+	if err := json.Unmarshal(description, &r); err != nil {
+		return "kafka replay"
+	}
+	return fmt.Sprintf("kafka replay of topic %q: brokers at %s", strings.Join(r.Source.Topics, ", "), strings.Join(r.Source.Connection.Servers, ","))
 }
 
 // notes are what the author of a replay should know of its bounds.

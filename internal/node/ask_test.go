@@ -1,0 +1,289 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"trestle/transforms/kafka"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+)
+
+// TestMain is the main of workers, too, and of who asks sources: they are this
+// program.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == AskCommand {
+		if err := AnswerSource(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	flag.Parse()
+	beam.Init() // doesn't return in a worker
+	os.Exit(m.Run())
+}
+
+// An answerer gives what a broker answers to a call, from the correlation on,
+// or writes to the connection itself and gives nil.
+type answerer func(conn net.Conn, api, version int16, head []byte) []byte
+
+// fakeBroker listens until the test ends, and answers whatever comes.
+func fakeBroker(t *testing.T, answer answerer) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	work.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open[conn] = true
+			mu.Unlock()
+			work.Go(func() { talk(conn, answer) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for c := range open {
+			c.Close()
+		}
+		mu.Unlock()
+		work.Wait()
+	})
+	return l.Addr().String()
+}
+
+func talk(conn net.Conn, answer answerer) {
+	defer conn.Close()
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(conn, size[:]); err != nil {
+			return
+		}
+		call := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(conn, call); err != nil || len(call) < 8 {
+			return
+		}
+		api, version := int16(binary.BigEndian.Uint16(call)), int16(binary.BigEndian.Uint16(call[2:]))
+		said := answer(conn, api, version, call[4:8])
+		if said == nil {
+			return
+		}
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(said))), said...)); err != nil {
+			return
+		}
+	}
+}
+
+// The calls that are answered, and their numbers.
+const (
+	callListOffsets = 2
+	callMetadata    = 3
+	callVersions    = 18
+)
+
+// words puts numbers of 1, 2, 4 and 8 bytes and texts one after another.
+func words(b []byte, all ...any) []byte {
+	for _, w := range all {
+		switch w := w.(type) {
+		case int8:
+			b = append(b, byte(w))
+		case int16:
+			b = binary.BigEndian.AppendUint16(b, uint16(w))
+		case int32:
+			b = binary.BigEndian.AppendUint32(b, uint32(w))
+		case int64:
+			b = binary.BigEndian.AppendUint64(b, uint64(w))
+		case string:
+			b = append(binary.BigEndian.AppendUint16(b, uint16(len(w))), w...)
+		}
+	}
+	return b
+}
+
+// honest answers as a broker that has one topic of one partition, of which all
+// records before 7 have been deleted and none has come since.
+func honest(conn net.Conn, api, _ int16, head []byte) []byte {
+	host, _, _ := net.SplitHostPort(conn.LocalAddr().String())
+	port := conn.LocalAddr().(*net.TCPAddr).Port
+	switch api {
+	case callVersions:
+		return words(head, int16(0), int32(3), int16(callListOffsets), int16(1), int16(1),
+			int16(callMetadata), int16(1), int16(1), int16(callVersions), int16(0), int16(0))
+	case callMetadata:
+		return words(head, int32(1), int32(1), host, int32(port), int16(-1), int32(1),
+			int32(1), int16(0), "clicks", int8(0), int32(1), int16(0), int32(0), int32(1), int32(1), int32(1), int32(1), int32(1))
+	case callListOffsets:
+		return words(head, int32(1), "clicks", int32(1), int32(0), int16(0), int64(-1), int64(7))
+	}
+	return nil
+}
+
+// described is a source at a broker, which has a second to answer.
+func described(t *testing.T, address string) []byte {
+	t.Helper()
+	r := kafka.Replay{Source: kafka.Source{
+		Topics:     []string{"clicks"},
+		Connection: kafka.Connection{Servers: []string{address}, Patience: time.Second, CallTimeout: time.Second},
+	}}
+	start := map[string]int64{"0": 3}
+	r.Source.Start.Offsets, r.Source.EarliestAvailable, r.Source.Uncommitted = start, true, true
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestAskAlone asks a broker by a process of its own.
+func TestAskAlone(t *testing.T) {
+	value, notes, err := askAlone(t.Context(), described(t, fakeBroker(t, honest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It says 7 for first and last: what was asked for from 3 on is gone.
+	var bounds kafka.Bounds
+	if err := json.Unmarshal(value, &bounds); err != nil || len(bounds.Ranges) != 0 || bounds.Time == 0 {
+		t.Errorf("bounds %s, %v: want none", value, err)
+	}
+	if len(notes) != 1 || !strings.Contains(notes[0], "the records from 3 to 6 have been deleted") {
+		t.Errorf("notes %q", notes)
+	}
+}
+
+// hostile are brokers that want to harm who asks them.
+func hostile() map[string]answerer {
+	const giant = int32(1<<31 - 1)
+	chance := rand.New(rand.NewPCG(1, 2))
+	var mu sync.Mutex
+	noise := func(n int) []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(chance.Uint32())
+		}
+		return b
+	}
+	// instead answers one call in its way, and the others honestly.
+	instead := func(of int16, answer answerer) answerer {
+		return func(conn net.Conn, api, version int16, head []byte) []byte {
+			if api == of {
+				return answer(conn, api, version, head)
+			}
+			return honest(conn, api, version, head)
+		}
+	}
+	said := func(all ...any) answerer {
+		return func(_ net.Conn, _, _ int16, head []byte) []byte { return words(head, all...) }
+	}
+	return map[string]answerer{
+		"noise": func(conn net.Conn, _, _ int16, _ []byte) []byte {
+			_, _ = conn.Write(noise(64 << 10))
+			return nil
+		},
+		"a frame without end": func(conn net.Conn, _, _ int16, head []byte) []byte {
+			_, _ = conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(giant)), head...))
+			more := make([]byte, 64<<10)
+			for err := error(nil); err == nil; {
+				_, err = conn.Write(more)
+			}
+			return nil
+		},
+		"versions without number":        instead(callVersions, said(int16(0), giant)),
+		"versions of calls that are not": instead(callVersions, said(int16(0), int32(2), int16(-7), int16(0), int16(9), int16(32000), int16(0), int16(9))),
+		"brokers without number":         instead(callMetadata, said(giant)),
+		"topics without number":          instead(callMetadata, said(int32(0), int32(1), giant)),
+		"offsets without number":         instead(callListOffsets, said(int32(1), "clicks", giant)),
+		"noise for metadata": instead(callMetadata, func(_ net.Conn, _, _ int16, head []byte) []byte {
+			return append(head, noise(1<<10)...)
+		}),
+		"noise for offsets": instead(callListOffsets, func(_ net.Conn, _, _ int16, head []byte) []byte {
+			return append(head, noise(1<<10)...)
+		}),
+	}
+}
+
+// TestAskHostile has a pipeline name a broker that wants to harm who asks it: the
+// job's error says so, in bounded time, and this process has lost nothing.
+func TestAskHostile(t *testing.T) {
+	for name, answer := range hostile() {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("no answer in time"))
+			defer cancel()
+			address := fakeBroker(t, answer)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			value, _, err := askAlone(ctx, described(t, address))
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Fatalf("it holds %s", value)
+			}
+			t.Log(err)
+			for _, want := range []string{`topic "clicks"`, address} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error doesn't say %q: %v", want, err)
+				}
+			}
+			if len(err.Error()) > 8<<10 {
+				t.Errorf("the error has %d bytes", len(err.Error()))
+			}
+			if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<20 {
+				t.Errorf("this process has taken %d bytes", grown)
+			}
+		})
+	}
+}
+
+// TestAskEnds: who no longer wants to know has the process gone.
+func TestAskEnds(t *testing.T) {
+	asked := make(chan struct{}, 16)
+	address := fakeBroker(t, func(conn net.Conn, _, _ int16, _ []byte) []byte {
+		asked <- struct{}{}
+		_, _ = conn.Read(make([]byte, 1)) // until it is closed
+		return nil
+	})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("nobody wants to know")
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := askAlone(ctx, described(t, address))
+		ended <- err
+	}()
+	<-asked
+	cancel(gone)
+	if err := <-ended; !errors.Is(err, gone) {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+// TestAskedNothing: what is no description is refused.
+func TestAskedNothing(t *testing.T) {
+	for _, description := range []string{"", "{", `{"source":{}}`} {
+		if _, _, err := askAlone(t.Context(), []byte(description)); err == nil || strings.Contains(err.Error(), "ended the process") {
+			t.Errorf("%q: %v", description, err)
+		}
+	}
+}
