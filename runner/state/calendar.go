@@ -18,15 +18,14 @@ type calendar struct {
 	near   map[string]struct{}
 	order  dates  // has all of near, and some that have been removed
 	bound  string // the first date that may be on disk; "": none is
+	buf    []byte // a date's name on disk
 }
 
 // A date is a time and a key, encoded so that they sort by time, and those of
 // one time as their records do, which are read together, too.
-func dateOf(at element.Timestamp, group uint16, key string) string {
-	b := make([]byte, 10, 10+len(key))
-	binary.BigEndian.PutUint64(b, uint64(at)^1<<63)
-	binary.BigEndian.PutUint16(b[8:], group)
-	return string(append(b, key...))
+func appendDate(dst []byte, at element.Timestamp, group uint16, key string) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(at)^1<<63)
+	return append(binary.BigEndian.AppendUint16(dst, group), key...)
 }
 
 func timeOf(date string) element.Timestamp {
@@ -42,18 +41,20 @@ const (
 	loadNear = 1024 // dates that come back from disk at once
 )
 
-func (c *calendar) onDisk(date string) bool { return c.bound != "" && date >= c.bound }
+func (c *calendar) onDisk(date []byte) bool { return c.bound != "" && string(date) >= c.bound }
 
 func (c *calendar) name(date string) []byte { return append(slices.Clip(c.prefix), date...) }
 
 // add adds a date that isn't there.
-func (c *calendar) add(date string, b *pebble.Batch) error {
-	if c.onDisk(date) {
-		return b.Set(c.name(date), nil, nil)
+func (c *calendar) add(encoded []byte, b *pebble.Batch) error {
+	if c.onDisk(encoded) {
+		c.buf = append(append(c.buf[:0], c.prefix...), encoded...)
+		return b.Set(c.buf, nil, nil)
 	}
 	if c.near == nil {
 		c.near = map[string]struct{}{}
 	}
+	date := string(encoded)
 	c.near[date] = struct{}{}
 	heap.Push(&c.order, date)
 	if len(c.near) <= mostNear {
@@ -89,11 +90,12 @@ func (c *calendar) push(b *pebble.Batch) error {
 }
 
 // remove removes a date that is there.
-func (c *calendar) remove(date string, b *pebble.Batch) error {
-	if c.onDisk(date) {
-		return b.Delete(c.name(date), nil)
+func (c *calendar) remove(encoded []byte, b *pebble.Batch) error {
+	if c.onDisk(encoded) {
+		c.buf = append(append(c.buf[:0], c.prefix...), encoded...)
+		return b.Delete(c.buf, nil)
 	}
-	delete(c.near, date)
+	delete(c.near, string(encoded))
 	if len(c.order) > 2*len(c.near)+64 {
 		c.order = slices.DeleteFunc(c.order, func(d string) bool {
 			_, ok := c.near[d]
@@ -113,6 +115,12 @@ func (c *calendar) first() string {
 		heap.Pop(&c.order)
 	}
 	return ""
+}
+
+// pop removes the first date, which first has given.
+func (c *calendar) pop() {
+	delete(c.near, c.order[0])
+	heap.Pop(&c.order)
 }
 
 // load takes the first dates on disk into memory. All that was written must be

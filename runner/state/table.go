@@ -36,15 +36,18 @@ type Table[V Kept] struct {
 	dead    map[string]struct{} // removed by pending
 	times   []element.Timestamp
 	buf     []byte
+	name    []byte // of a record, or of a date
 }
 
 // TableOptions tell what is special about a table.
 type TableOptions struct {
 	// Group is the key group of a key.
 	Group func(key []byte) uint16
-	// Calendars is for how many kinds of times keys wait.
+	// Calendars is for how many kinds of times keys wait, mostCalendars at most.
 	Calendars int
 }
+
+const mostCalendars = 4
 
 // An Entry is the table's part of what it keeps, to be embedded.
 type Entry struct {
@@ -53,6 +56,8 @@ type Entry struct {
 	group  uint16
 	stored bool // there is a record of it, of now or of once
 	here   bool // it is in memory, and in its table
+	dated  byte // a bit for each calendar that has it, at the time of dates
+	dates  [mostCalendars]element.Timestamp
 }
 
 // Key is the key under which the table knows it.
@@ -145,29 +150,18 @@ func (t *Table[V]) fetch(key []byte) (v V, ok bool, err error) {
 
 var errRecord = errors.New("a record of state on disk is malformed")
 
-// enter makes of a record what it was, and takes it out of the calendars.
+// enter makes of a record what it was. Its dates stay in the calendars: most
+// keys that come back leave again with the same ones.
 func (t *Table[V]) enter(group uint16, key string, record []byte) (v V, err error) {
-	dates := 8 * len(t.calendars)
-	if len(record) < dates {
-		return v, errRecord
+	e := Entry{key: key, group: group, stored: true, here: true}
+	if record, err = t.cutDates(&e, record); err != nil {
+		return v, err
 	}
-	v, bytes, err := t.pager.Enter(key, record[dates:])
+	v, bytes, err := t.pager.Enter(key, record)
 	if err != nil {
 		return v, fmt.Errorf("read state from disk: %w", err)
 	}
-	b, err := t.batch()
-	if err != nil {
-		return v, err
-	}
-	for i := range t.calendars {
-		at := element.Timestamp(binary.BigEndian.Uint64(record[8*i:]))
-		if at < element.MaxTimestamp {
-			if err := t.calendars[i].remove(dateOf(at, group, key), b); err != nil {
-				return v, err
-			}
-		}
-	}
-	*v.entry() = Entry{key: key, group: group, stored: true, here: true}
+	*v.entry() = e
 	t.young[key] = v
 	t.disk--
 	t.Resize(v, bytes)
@@ -196,6 +190,11 @@ func (t *Table[V]) Remove(v V) error {
 	if !e.stored {
 		return nil
 	}
+	for i := range t.calendars {
+		if err := t.date(i, e, element.MaxTimestamp); err != nil {
+			return err
+		}
+	}
 	b, err := t.batch()
 	if err != nil {
 		return err
@@ -221,34 +220,6 @@ func (t *Table[V]) grow(bytes int64) {
 		t.store.budget.Take(d)
 		t.taken = t.held
 	}
-}
-
-// Next is the first time for which a key on disk waits; +inf: none does.
-func (t *Table[V]) Next(calendar int) (element.Timestamp, error) {
-	first, err := t.first(calendar)
-	if first == "" {
-		return element.MaxTimestamp, err
-	}
-	return timeOf(first), nil
-}
-
-func (t *Table[V]) first(calendar int) (string, error) {
-	c := &t.calendars[calendar]
-	first := c.first()
-	if first != "" || c.bound == "" {
-		return first, nil
-	}
-	if err := t.commit(); err != nil {
-		return "", err
-	}
-	db, err := t.store.tree()
-	if err != nil {
-		return "", err
-	}
-	if err := c.load(db); err != nil {
-		return "", fmt.Errorf("read times of state from disk: %w", err)
-	}
-	return c.first(), nil
 }
 
 // Wake brings keys into memory whose time has come, so many at most, and
@@ -342,23 +313,20 @@ func (t *Table[V]) leave() error {
 
 // put writes one key.
 func (t *Table[V]) put(v V) (wrote int64, err error) {
-	b, err := t.batch()
-	if err != nil {
-		return 0, err
-	}
 	e := v.entry()
 	for i := range t.times {
 		t.times[i] = element.MaxTimestamp
 	}
-	dates := 8 * len(t.times)
-	t.buf = t.pager.Leave(append(t.buf[:0], make([]byte, dates)...), v, t.times)
+	t.buf = t.pager.Leave(t.buf[:0], v, t.times)
 	for i, at := range t.times {
-		binary.BigEndian.PutUint64(t.buf[8*i:], uint64(at))
-		if at < element.MaxTimestamp {
-			if err := t.calendars[i].add(dateOf(at, e.group, e.key), b); err != nil {
-				return 0, err
-			}
+		if err := t.date(i, e, at); err != nil {
+			return 0, err
 		}
+	}
+	t.buf = t.appendDates(t.buf, e)
+	b, err := t.batch()
+	if err != nil {
+		return 0, err
 	}
 	if err := b.Set(t.recordName(e.group, e.key), t.buf, nil); err != nil {
 		return 0, err
@@ -379,11 +347,12 @@ func (t *Table[V]) put(v V) (wrote int64, err error) {
 }
 
 // recordName is where a key's record is: behind each other by key group, so
-// that those of some groups can be copied or dropped as a whole.
+// that those of some groups can be copied or dropped as a whole. It is good
+// until the next name is made.
 func (t *Table[V]) recordName(group uint16, key string) []byte {
-	b := make([]byte, 0, len(t.prefix)+3+len(key))
-	b = append(append(b, t.prefix...), 'k')
-	return append(binary.BigEndian.AppendUint16(b, group), key...)
+	t.name = append(append(t.name[:0], t.prefix...), 'k')
+	t.name = append(binary.BigEndian.AppendUint16(t.name, group), key...)
+	return t.name
 }
 
 // batch is what is to be written next.

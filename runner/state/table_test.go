@@ -149,7 +149,7 @@ func TestRecordsByGroup(t *testing.T) {
 	var names [][]byte
 	for i := range 50 {
 		key := fmt.Sprint(i)
-		names = append(names, tab.recordName(evenGroups([]byte(key)), key))
+		names = append(names, slices.Clone(tab.recordName(evenGroups([]byte(key)), key)))
 	}
 	slices.SortFunc(names, slices.Compare)
 	last := uint16(0)

@@ -32,6 +32,8 @@ type stream struct {
 	bySource []*liveSide // by source of the inlet; nil: a main input
 	mains    int         // main inputs: the first sources
 
+	due int // keys that hold nothing back because a time comes first
+
 	batch   batchOut
 	blocked []held       // elements that wait for a side input
 	state   *state.Keyed // of a keyed stage, else nil
@@ -400,6 +402,7 @@ func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, 
 func (s *stream) tell(ctx context.Context) error {
 	s.tellLost()
 	m, _ := s.marks.Settle(s.marks.Input())
+	m.Idle = m.Idle && s.due == 0
 	if m == watermark.End && !s.idle() {
 		m.Watermark-- // something may come that holds nothing back
 	}

@@ -30,9 +30,10 @@ type grouping struct {
 type groupKey struct {
 	state.Entry
 	panes  pane.Key
-	values []*values         // of its windows that have some, in order
+	values []values          // of its windows that have some, in order
 	bytes  int64             // of values
 	hold   element.Timestamp // +inf: none
+	due    bool              // will be told of a time before what it holds back for
 
 	event, processing, synchronized wakeSlot[*groupKey]
 }
@@ -46,26 +47,24 @@ type values struct {
 
 // find is where the values of a window are, or would be.
 func (k *groupKey) find(w window.Window) (int, bool) {
-	return slices.BinarySearchFunc(k.values, w, func(v *values, w window.Window) int { return v.window.Compare(w) })
+	return slices.BinarySearchFunc(k.values, w, func(v values, w window.Window) int { return v.window.Compare(w) })
 }
 
-// into is where the values of a window go.
+// into is where the values of a window go, until the next one comes or goes.
 func (k *groupKey) into(w window.Window) *values {
 	i, ok := k.find(w)
 	if !ok {
-		k.values = slices.Insert(k.values, i, &values{window: w})
+		k.values = slices.Insert(k.values, i, values{window: w})
 	}
-	return k.values[i]
+	return &k.values[i]
 }
 
-// take gives the values of a window that is no more, if it has some.
-func (k *groupKey) take(w window.Window) *values {
-	i, ok := k.find(w)
-	if !ok {
-		return nil
+// take gives the values of a window that is no more; none if it has none.
+func (k *groupKey) take(w window.Window) (v values) {
+	if i, ok := k.find(w); ok {
+		v = k.values[i]
+		k.values = slices.Delete(k.values, i, i+1)
 	}
-	v := k.values[i]
-	k.values = slices.Delete(k.values, i, i+1)
 	return v
 }
 
@@ -143,7 +142,7 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 			k.bytes += int64(len(came[op.Element]))
 		case pane.Merge:
 			for _, w := range op.From {
-				if from := k.take(w); from != nil {
+				if from := k.take(w); from.count > 0 {
 					into := k.into(op.Window)
 					into.bytes = append(into.bytes, from.bytes...)
 					into.count += from.count
@@ -158,9 +157,7 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 		case pane.DropClosed:
 			g.s.lost.closed++
 		case pane.Clear, pane.Expire:
-			if b := k.take(op.Window); b != nil {
-				k.bytes -= int64(len(b.bytes))
-			}
+			k.bytes -= int64(len(k.take(op.Window).bytes))
 		}
 	}
 	g.settle(k)
@@ -169,7 +166,7 @@ func (g *grouping) do(k *groupKey, came [][]byte) error {
 
 // emit gives a pane to the stage's transforms.
 func (g *grouping) emit(k *groupKey, op *pane.Op) error {
-	b := &values{}
+	var b values
 	if i, ok := k.find(op.Window); ok {
 		b = k.values[i]
 	}
@@ -191,9 +188,25 @@ func (g *grouping) settle(k *groupKey) {
 	}
 }
 
-// wait notes what the key waits for and holds back.
+// wait notes what the key waits for and holds back. The output watermark is
+// behind the input's, and stays there until all keys that wait for that one are
+// told: what comes out then needs no hold for anything that isn't before.
 func (g *grouping) wait(k *groupKey) {
-	if hold := g.panes.Hold(&k.panes); hold != k.hold {
+	wake, live := g.panes.Wake(&k.panes), !k.panes.Empty()
+	hold := g.panes.Hold(&k.panes)
+	due := hold < element.MaxTimestamp && hold >= wake.Event-1
+	if due {
+		hold = element.MaxTimestamp
+	}
+	if due != k.due {
+		k.due = due
+		if due {
+			g.s.due++
+		} else {
+			g.s.due--
+		}
+	}
+	if hold != k.hold {
 		if hold < element.MaxTimestamp {
 			g.s.marks.Hold(hold)
 		}
@@ -202,7 +215,6 @@ func (g *grouping) wait(k *groupKey) {
 		}
 		k.hold = hold
 	}
-	wake, live := g.panes.Wake(&k.panes), !k.panes.Empty()
 	g.event.set(&k.event, wake.Event, live)
 	g.processing.set(&k.processing, wake.Processing, live && wake.Processing < element.MaxTimestamp)
 	g.synchronized.set(&k.synchronized, wake.Synchronized, live && wake.Synchronized < element.MaxTimestamp)

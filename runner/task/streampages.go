@@ -148,7 +148,8 @@ func (p groupPager) Leave(dst []byte, k *groupKey, times []element.Timestamp) []
 	g.synchronized.set(&k.synchronized, 0, false)
 	dst = binary.AppendUvarint(dst, uint64(len(k.values)))
 	var code []byte
-	for _, b := range k.values {
+	for i := range k.values {
+		b := &k.values[i]
 		code = encodeWindow(code[:0], g.w, b.window)
 		dst = appendBytes(dst, code)
 		dst = binary.AppendUvarint(dst, uint64(b.count))
@@ -180,6 +181,9 @@ func (p groupPager) Enter(_ string, record []byte) (*groupKey, int64, error) {
 		return nil, 0, err
 	}
 	g.wait(k)
+	if k.due {
+		g.s.due-- // it was counted when it left
+	}
 	return k, k.size(), nil
 }
 

@@ -21,6 +21,7 @@ type streamTimers struct {
 	expiry   int // the family that the runner sets, -1 if none
 	keys     paged[*streamKey]
 	seq      int
+	id       []byte // that is looked for
 
 	event, processing wakeHeap[*streamKey]
 
@@ -123,11 +124,15 @@ func (t *streamTimers) queueOf(k *streamKey, x *streamTimer) *timerQueue {
 // expire makes sure that a window's state is dropped when it has expired, and
 // that the user's code hears of it where it wants to.
 func (t *streamTimers) expire(key []byte, w window.Window, code []byte) {
+	if len(t.families) == 0 && w == window.Global {
+		return // it outlives the task
+	}
 	k := t.of(key)
-	id := "drop" + string(code)
-	if k.byID[id] != nil {
+	t.id = append(append(t.id[:0], "drop"...), code...)
+	if k.byID[string(t.id)] != nil {
 		return
 	}
+	id := string(t.id)
 	at := window.Passing(w.Expiry(t.s.r.prog.Stream.LatenessMillis))
 	t.put(k, &streamTimer{at: at, rank: rankDrop, family: -1, hold: element.MaxTimestamp, window: string(code), id: id})
 	for i, f := range t.families {
