@@ -267,6 +267,7 @@ func (f *fleet) serveOnce(m *member) (useful bool, err error) {
 // lossOf ends what is left of a worker and says why it was lost.
 func (f *fleet) lossOf(b booted) error {
 	lost := b.worker.Err()
+	f.hearOut(b)
 	f.stopWorker(b)
 	why := b.instance.obituary()
 	if why == "" && lost != nil {
@@ -277,6 +278,24 @@ func (f *fleet) lossOf(b booted) error {
 		return &finalError{fmt.Errorf("the client's own worker (LOOPBACK, %s) was lost, and can't be started a second time: %s", f.plan.describe(), why)}
 	}
 	return err
+}
+
+// lastWords is what a boot program has after its worker's end, to tell why: the
+// Go SDK's puts the last heap profile into a bucket.
+const lastWords = 5 * time.Second
+
+// hearOut waits until a boot program whose worker is gone has ended by itself.
+func (f *fleet) hearOut(b booted) {
+	if how, ok := f.plan.launch.(*process); !ok || how.own || how.binary != nil {
+		return // it has no boot program, or none that we could see end
+	}
+	wait := time.NewTimer(lastWords)
+	defer wait.Stop()
+	select {
+	case <-b.instance.exited():
+	case <-wait.C:
+	case <-f.ctx.Done():
+	}
 }
 
 // removeDir removes what the fleet's workers had on disk. Without Pool.mu.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,7 +120,9 @@ func runGo(t *testing.T, s server, suite, match string, flags ...string) map[str
 	if err != nil {
 		t.Fatalf("list the tests of %s: %v", suite, err)
 	}
-	return runAll(t, path.Base(suite)+"/", strings.Fields(string(list)), func(todo []string) *exec.Cmd {
+	// One wants a worker that may die of its memory's limit; see TestGoOutOfMemory.
+	names := slices.DeleteFunc(strings.Fields(string(list)), func(name string) bool { return name == outOfMemory })
+	return runAll(t, path.Base(suite)+"/", names, func(todo []string) *exec.Cmd {
 		args := []string{"-test.v", "-test.run", "^(" + strings.Join(todo, "|") + ")$",
 			"--runner=universal", "--endpoint=" + s.Job}
 		return exec.Command(program, append(args, flags...)...)
