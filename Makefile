@@ -68,7 +68,7 @@ itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready ## replays from and writ
 itest-java: build $(CACHE)/java/.ready ## Java word counts, and the tests that the Java SDK has for runners; QUICK=1 takes some of them
 	$(ITEST) -itests=java -run '^TestJava' $(if $(QUICK),-quick)
 
-bench: build $(VENV)/.ready $(CACHE)/java/.ready ## Trestle beside Prism and Flink; writes docs/performance.md; RUNS=3 takes an hour and prints medians
+bench: build $(VENV)/.ready $(CACHE)/java/.ready $(CACHE)/kafka/.ready ## Trestle beside Prism and Flink; writes docs/performance.md; RUNS=3 takes an hour and prints medians
 	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS)
 
 bench-spill: build ## grouping far more data than memory; fails if the memory grows beyond its budget

@@ -28,6 +28,9 @@ func TestNarrowed(t *testing.T) {
 		{[]string{"-runs=1"}, defaultDoc},
 		{[]string{"-only=pardo"}, ""},
 		{[]string{"-quick"}, ""},
+		{[]string{"-only=kafka"}, defaultDoc}, // a section of its own
+		{[]string{"-only=kafka", "-quick"}, ""},
+		{[]string{"-only=kafka,pardo"}, ""},
 		{[]string{"-sizes=1k", "-doc=x.md"}, "x.md"},
 	} {
 		o, err := parseOptions(flag.NewFlagSet("bench", flag.ContinueOnError), test.args)

@@ -21,6 +21,9 @@ type job struct {
 	runners  []string
 	flags    []string // of trestle serve
 	once     bool     // long enough that one run is as good as several
+	// beside is the CPU that what the job needs has taken so far, such as a broker;
+	// nil if it needs nothing.
+	beside func() (time.Duration, error)
 
 	// client makes the client's command. A warm-up is the same job over few
 	// records. For a runner that is no server, s is nil.
@@ -97,7 +100,7 @@ func judge(results []result) []error {
 		worked[r.runner] = worked[r.runner] || r.err == nil
 		if r.err != nil {
 			last[r.runner] = fmt.Errorf("%s on %s: %w", r.job, titles[r.runner], r.err)
-			if r.runner == trestleName {
+			if r.runner == trestleName || r.runner == aloneName {
 				errs = append(errs, last[r.runner])
 			}
 		}
@@ -156,7 +159,7 @@ func (e *startError) Unwrap() error { return e.error }
 // once starts a runner, warms it, and measures one run.
 func (w *workshop) once(ctx context.Context, o *options, j *job, runner string) (measurement, error) {
 	if !isServer(runner) {
-		return w.onceAlone(ctx, o, j)
+		return w.onceAlone(ctx, o, j, runner)
 	}
 	s, err := w.start(ctx, runner, setting{flags: j.flags, profile: o.profile != ""})
 	if err != nil {
@@ -188,17 +191,41 @@ func (w *workshop) serve(ctx context.Context, o *options, j *job, s *server, war
 	if err != nil {
 		return measurement{}, err
 	}
-	return onServer(ctx, s, cmd, j.loopback)
+	return j.beneath(func() (measurement, error) { return onServer(ctx, s, cmd, j.loopback) })
 }
 
-func (w *workshop) onceAlone(ctx context.Context, o *options, j *job) (measurement, error) {
+// beneath measures, and counts what the job needs beside runner and worker as
+// the job's, not as others'.
+func (j *job) beneath(measure func() (measurement, error)) (measurement, error) {
+	if j.beside == nil {
+		return measure()
+	}
+	before, err := j.beside()
+	if err != nil {
+		return measurement{}, err
+	}
+	m, err := measure()
+	if err != nil {
+		return m, err
+	}
+	after, err := j.beside()
+	m.beside = after - before
+	m.others = max(0, m.others-m.beside)
+	return m, err
+}
+
+// onceAlone measures a client without a server: its own runner, or none at all.
+func (w *workshop) onceAlone(ctx context.Context, o *options, j *job, runner string) (measurement, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("longer than %s", o.timeout))
 	defer cancel()
 	cmd, err := j.client(nil, false)
 	if err != nil {
 		return measurement{}, err
 	}
-	m, err := alone(ctx, cmd)
+	m, err := j.beneath(func() (measurement, error) { return alone(ctx, cmd) })
+	if runner == aloneName {
+		m.worker, m.runner = m.runner+m.worker, 0
+	}
 	if err == nil && j.check != nil {
 		err = j.check()
 	}

@@ -25,6 +25,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -52,29 +53,24 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	var tables []table
-	var failed error
-	switch {
-	case o.spill:
-		tables, failed = spill(ctx, w, o)
-	case o.state:
-		tables, failed = largeState(ctx, w, o)
-	case o.failover:
-		tables, failed = failover(ctx, w, o)
-	default:
-		tables, failed = compare(ctx, w, o)
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	text := render(tables, describe(ctx, o, began, w.disturbed()))
-	fmt.Print(text)
-	if o.doc != "" {
-		if err := writeDocument(o.doc, o.section(), text); err != nil {
-			return err
+	defer w.close()
+	var failures []error
+	for _, p := range o.parts() {
+		began := time.Now()
+		w.wall, w.others = 0, 0
+		tables, failed := p.measure(ctx, w, o)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		fmt.Fprintln(os.Stderr, "wrote", o.doc)
+		failures = append(failures, failed)
+		text := render(tables, describe(ctx, o, began, w.disturbed()))
+		fmt.Print(text)
+		if o.doc != "" && len(tables) > 0 {
+			if err := writeDocument(o.doc, p.section, text); err != nil {
+				return err
+			}
+			fmt.Fprintln(os.Stderr, "wrote", o.doc)
+		}
 	}
-	return failed
+	return errors.Join(failures...)
 }

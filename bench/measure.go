@@ -23,6 +23,7 @@ type measurement struct {
 	runner time.Duration // CPU of the runner's process
 	worker time.Duration // CPU of the workers; with LOOPBACK, the client is the worker
 	client time.Duration // CPU of a client that is no worker
+	beside time.Duration // CPU of what the job needs beside them, such as a broker
 	others time.Duration // CPU of all else on the machine meanwhile
 	peak   int64         // greatest memory of the runner's process, in bytes
 	stdout []byte        // of the client
@@ -30,7 +31,7 @@ type measurement struct {
 
 // limit is the wall time of a runner that keeps all cores busy.
 func (m measurement) limit() time.Duration {
-	return (m.runner + m.worker + m.client) / time.Duration(runtime.NumCPU())
+	return (m.runner + m.worker + m.client + m.beside) / time.Duration(runtime.NumCPU())
 }
 
 // String is a line for who watches.
@@ -41,7 +42,7 @@ func (m measurement) String() string {
 
 // idle is the CPU time that nobody used.
 func (m measurement) idle() time.Duration {
-	return m.wall*time.Duration(runtime.NumCPU()) - m.runner - m.worker - m.client - m.others
+	return m.wall*time.Duration(runtime.NumCPU()) - m.runner - m.worker - m.client - m.beside - m.others
 }
 
 // onServer runs a client against a started runner.
@@ -172,6 +173,7 @@ func median(ms []measurement) measurement {
 		runner: middle(ms, func(m measurement) time.Duration { return m.runner }),
 		worker: middle(ms, func(m measurement) time.Duration { return m.worker }),
 		client: middle(ms, func(m measurement) time.Duration { return m.client }),
+		beside: middle(ms, func(m measurement) time.Duration { return m.beside }),
 		peak:   middle(ms, func(m measurement) int64 { return m.peak }),
 	}
 }

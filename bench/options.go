@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -16,6 +17,7 @@ type options struct {
 	sizes   []int64  // records of the load tests
 	texts   []int64  // bytes of the word counts
 	linear  []int64  // records of the test of linearity
+	kafka   int64    // records of the topic that is replayed
 	peers   []string // beside Trestle
 	runs    int
 	timeout time.Duration // of one job
@@ -38,7 +40,7 @@ type options struct {
 }
 
 // The cases that -only chooses from, in their order.
-var caseNames = []string{"pardo", "group_by_key", "combine", "cogbk", "sideinput", "wordcount", "small", "exchange", "stream", "linear"}
+var caseNames = []string{"pardo", "group_by_key", "combine", "cogbk", "sideinput", "wordcount", "small", "exchange", "stream", "linear", "kafka"}
 
 const defaultDoc = "docs/performance.md"
 
@@ -48,6 +50,7 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	sizes := f.String("sizes", "200k,1M", "records of the Go load tests")
 	texts := f.String("texts", "21MB,100MB", "bytes of text of the Python word counts")
 	linear := f.String("linear", "1M,5M,20M", "records of the test of linearity, Trestle alone, one run")
+	kafka := f.String("kafka", "4M", "records of the topic that is replayed, Trestle beside kafka-go and franz-go")
 	peers := f.String("peers", "prism,flink,fnapi", "runners beside Trestle; - for none")
 	quick := f.Bool("quick", false, "small sizes, one run: shows that everything works, not how fast")
 	spillBytes := f.String("spill-bytes", "4GB", "with -spill: bytes to group")
@@ -71,7 +74,7 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 	}
 	if *quick {
 		setUnlessGiven(f, map[string]string{
-			"sizes": "50k", "texts": "4MB", "linear": "100k,200k", "runs": "1", "n": "10",
+			"sizes": "50k", "texts": "4MB", "linear": "100k,200k", "kafka": "100k", "runs": "1", "n": "10",
 			"spill-bytes": "256MB", "hot-bytes": "64MB", "spill-memory": "128MiB",
 			"state-keys": "400k", "user-keys": "100k", "state-memory": "128MiB"})
 	}
@@ -88,7 +91,7 @@ func parseOptions(f *flag.FlagSet, args []string) (*options, error) {
 		text string
 		into *int64
 	}{{*spillBytes, &o.spillBytes}, {*hotBytes, &o.hotBytes}, {*spillMemory, &o.spillMemory},
-		{*stateKeys, &o.stateKeys}, {*userKeys, &o.userKeys}, {*stateMemory, &o.stateMemory}} {
+		{*kafka, &o.kafka}, {*stateKeys, &o.stateKeys}, {*userKeys, &o.userKeys}, {*stateMemory, &o.stateMemory}} {
 		if *s.into, err = parseSize(s.text); err != nil {
 			return nil, err
 		}
@@ -107,10 +110,13 @@ func (o *options) finish(f *flag.FlagSet) (err error) {
 	narrowed := false
 	f.Visit(func(g *flag.Flag) {
 		switch g.Name {
-		case "only", "sizes", "texts", "linear", "peers", "quick", "spill-bytes", "hot-bytes", "spill-memory", "state-keys", "user-keys", "state-memory":
+		case "only", "sizes", "texts", "linear", "kafka", "peers", "quick", "spill-bytes", "hot-bytes", "spill-memory", "state-keys", "user-keys", "state-memory":
 			narrowed = true
 		}
 	})
+	if slices.Equal(o.only, []string{"kafka"}) && !given(f, "quick") && !given(f, "kafka") {
+		narrowed = false // its section of the document is its own
+	}
 	if (narrowed || o.state) && !given(f, "doc") {
 		o.doc = ""
 	}
@@ -124,17 +130,30 @@ func (o *options) finish(f *flag.FlagSet) (err error) {
 	return err
 }
 
-// section is the part of the document that this run writes.
-func (o *options) section() string {
+// A part is what a run measures for one section of the document.
+type part struct {
+	section string
+	measure func(context.Context, *workshop, *options) ([]table, error)
+}
+
+// parts are what this run measures, in order.
+func (o *options) parts() []part {
 	switch {
 	case o.spill:
-		return "spill"
+		return []part{{"spill", spill}}
 	case o.state:
-		return "state"
+		return []part{{"state", largeState}}
 	case o.failover:
-		return "failover"
+		return []part{{"failover", failover}}
 	}
-	return "peers"
+	var all []part
+	if len(o.only) != 1 || o.only[0] != "kafka" {
+		all = append(all, part{"peers", compare})
+	}
+	if o.wants("kafka") {
+		all = append(all, part{"kafka", replays})
+	}
+	return all
 }
 
 func (o *options) wants(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }

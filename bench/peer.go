@@ -18,6 +18,7 @@ const (
 	prismName   = "prism"
 	flinkName   = "flink"
 	fnapiName   = "fnapi" // the Python SDK's FnApiRunner: client, runner and workers in one
+	aloneName   = "alone" // no runner: a program that shows what the machine gives
 )
 
 // What stands in the tables.
@@ -26,6 +27,7 @@ var titles = map[string]string{
 	prismName:   "Prism " + beamVersion,
 	flinkName:   "Flink " + flinkVersion,
 	fnapiName:   "FnApiRunner",
+	aloneName:   "no runner",
 }
 
 const (
@@ -167,4 +169,4 @@ func freePorts(n int) ([]string, error) {
 	return ports, nil
 }
 
-func isServer(name string) bool { return name != fnapiName }
+func isServer(name string) bool { return name != fnapiName && name != aloneName }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,8 @@ type workshop struct {
 	prism   string
 	flink   string // directory of jars
 	python  string
+
+	atEnd []func() // what close does, last first
 
 	wall   time.Duration // of all measured jobs
 	others time.Duration // CPU of other processes meanwhile
@@ -55,6 +58,13 @@ func newWorkshop(o *options) (*workshop, error) {
 		return nil, fmt.Errorf("%w (make build makes it)", err)
 	}
 	return w, nil
+}
+
+// close ends what was started for several jobs.
+func (w *workshop) close() {
+	for _, end := range slices.Backward(w.atEnd) {
+		end()
+	}
 }
 
 // ready makes what a peer needs.
