@@ -4,10 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
-	"os"
 	"slices"
 	"sort"
-	"sync"
 )
 
 var (
@@ -24,23 +22,24 @@ var (
 // one copy at a time may be appended to.
 type bag struct {
 	segs []segment
-	own  int // segments before this one are the committed bag's too, or on disk
+	base int // segments before this one are the committed bag's too
+	own  int // segments before this one are that, or on disk
 	size int64
 }
 
-// A segment is in memory or in the file.
+// A segment is in memory or on a shelf.
 type segment struct {
 	mem  []byte
 	off  int64
 	size int
-	sum  uint32 // CRC-32C of what is in the file
+	sum  uint32 // CRC-32C of what is on the shelf
 	disk bool
 }
 
 // writable returns a copy whose list of segments may be changed.
 func (b bag) writable() bag {
 	b.segs = slices.Clone(b.segs)
-	b.own = len(b.segs)
+	b.base, b.own = len(b.segs), len(b.segs)
 	return b
 }
 
@@ -73,25 +72,56 @@ func (b *bag) memory() int64 {
 // leastSpill is the size from which a segment is worth a read of its own.
 const leastSpill = 16 << 10
 
-// toDisk moves the segments that the committed bag doesn't share to the file.
-func (b *bag) toDisk(file *spill, page int) (freed int64, err error) {
+// toDisk moves the segments that the committed bag doesn't share to the shelf.
+func (b *bag) toDisk(to shelf, page int) (freed int64, err error) {
 	for ; b.own < len(b.segs); b.own++ {
 		s := &b.segs[b.own]
 		if s.size < min(page, leastSpill) {
 			break // the last one, which still grows
 		}
-		off, err := file.write(s.mem)
-		if err != nil {
+		if err := s.toDisk(to); err != nil {
 			return freed, err
 		}
 		freed += int64(s.size)
-		*s = segment{off: off, size: s.size, sum: crc32.Checksum(s.mem, castagnoli), disk: true}
 	}
 	return freed, nil
 }
 
+// fullToDisk moves all segments of a committed bag to the shelf but the last,
+// which still grows.
+func (b *bag) fullToDisk(to shelf) error {
+	for i := len(b.segs) - 2; i >= 0 && !b.segs[i].disk; i-- {
+		if err := b.segs[i].toDisk(to); err != nil {
+			return err
+		}
+	}
+	b.own = max(0, len(b.segs)-1)
+	return nil
+}
+
+func (s *segment) toDisk(to shelf) error {
+	off, err := to.write(s.mem)
+	if err != nil {
+		return err
+	}
+	*s = segment{off: off, size: s.size, sum: crc32.Checksum(s.mem, castagnoli), disk: true}
+	return nil
+}
+
+// drop takes the segments from one on off the shelf.
+func (b *bag) drop(from int, of shelf) error {
+	for i := from; i < len(b.segs); i++ {
+		if b.segs[i].disk {
+			if err := of.drop(&b.segs[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // page returns the segment that token names, the first one without a token.
-func (b *bag) page(file *spill, token []byte) (data, next []byte, err error) {
+func (b *bag) page(on shelf, token []byte) (data, next []byte, err error) {
 	i := 0
 	if token != nil {
 		v, n := binary.Uvarint(token)
@@ -106,82 +136,15 @@ func (b *bag) page(file *spill, token []byte) (data, next []byte, err error) {
 	s := &b.segs[i]
 	if !s.disk {
 		data = slices.Clone(s.mem)
-	} else if data, err = file.read(s); err != nil {
+	} else if data, err = on.read(s); err != nil {
 		return nil, nil, err
+	} else if crc32.Checksum(data, castagnoli) != s.sum {
+		return nil, nil, errCorrupt
 	}
 	if i+1 < len(b.segs) {
 		next = binary.AppendUvarint(nil, uint64(i+1))
 	}
 	return data, next, nil
-}
-
-// A spill is a temporary file that grows until it is reset. It is made when it
-// is first written to.
-type spill struct {
-	dir string
-
-	mu   sync.Mutex
-	file *os.File
-	end  int64
-}
-
-func (s *spill) write(b []byte) (off int64, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.file == nil {
-		f, err := os.CreateTemp(s.dir, "state-*")
-		if err != nil {
-			return 0, err
-		}
-		// Without a name it vanishes with the process.
-		if err := os.Remove(f.Name()); err != nil {
-			f.Close()
-			return 0, err
-		}
-		s.file = f
-	}
-	if _, err := s.file.WriteAt(b, s.end); err != nil {
-		return 0, err
-	}
-	off = s.end
-	s.end += int64(len(b))
-	return off, nil
-}
-
-func (s *spill) read(seg *segment) ([]byte, error) {
-	s.mu.Lock()
-	f := s.file
-	s.mu.Unlock()
-	if f == nil {
-		return nil, errCorrupt
-	}
-	b := make([]byte, seg.size)
-	if _, err := f.ReadAt(b, seg.off); err != nil {
-		return nil, err
-	}
-	if crc32.Checksum(b, castagnoli) != seg.sum {
-		return nil, errCorrupt
-	}
-	return b, nil
-}
-
-func (s *spill) reset() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.end == 0 {
-		return nil
-	}
-	s.end = 0
-	return s.file.Truncate(0)
-}
-
-func (s *spill) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.file != nil {
-		s.file.Close()
-		s.file = nil
-	}
 }
 
 // keyPage returns the sorted keys that follow the token, which is 1 and the

@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ type Keyed struct {
 
 	mu    sync.Mutex
 	table *Table[*keyCells]
+	shelf *treeShelf
 	names map[string]string // transforms, states and windows, each once
 }
 
@@ -29,12 +31,13 @@ func NewKeyed(opt Options, store *Store, group func(key []byte) uint16) *Keyed {
 	}
 	s := &Keyed{opt: opt, names: map[string]string{}}
 	s.table = NewTable(store, Pager[*keyCells](keyedPager{s}), TableOptions{Group: group})
+	s.shelf = &treeShelf{store: store, prefix: append(slices.Clip(s.table.prefix), 's')}
 	return s
 }
 
 // Bundle begins a bundle; end it with Commit or Abort.
 func (s *Keyed) Bundle() *Bundle {
-	return &Bundle{backend: s, opt: s.opt, changes: make(map[cellID]*change)}
+	return &Bundle{backend: s, shelf: s.shelf, opt: s.opt, changes: make(map[cellID]*change)}
 }
 
 // Trim puts on disk what memory can't hold. No bundle may be under way.
@@ -57,10 +60,11 @@ func (s *Keyed) Drop(window, key string) error {
 		if c.name.window != window {
 			return false
 		}
+		err = errors.Join(err, s.replaced(c.cell, c.name.kind, &change{gone: true}))
 		k.bytes -= c.bytes()
 		return true
 	})
-	return s.resize(k)
+	return errors.Join(err, s.resize(k))
 }
 
 // resize counts what a key has after a change.
@@ -198,7 +202,13 @@ func (s *Keyed) applyTo(k *keyCells, id cellID, ch *change) error {
 		k.bytes += namedBytes
 	}
 	c := k.cells[i].cell
+	if err := s.replaced(c, id.kind, ch); err != nil {
+		return err
+	}
 	k.bytes -= c.bytes
+	if err := s.outOfMemory(ch); err != nil {
+		return err
+	}
 	c.apply(id, ch)
 	k.bytes += c.bytes
 	if c.empty() {
@@ -206,6 +216,35 @@ func (s *Keyed) applyTo(k *keyCells, id cellID, ch *change) error {
 		k.cells = slices.Delete(k.cells, i, i+1)
 	}
 	return s.resize(k)
+}
+
+// replaced takes off the shelf what a change leaves of a cell to nobody.
+func (s *Keyed) replaced(c *cell, k kind, ch *change) error {
+	if k == bagKind && ch.bag.base == 0 {
+		return c.bag.drop(0, s.shelf)
+	}
+	for key, val := range c.vals {
+		if now := ch.vals[key]; now != nil && now.base > 0 || now == nil && !ch.gone {
+			continue
+		}
+		if err := val.drop(0, s.shelf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outOfMemory puts on the shelf what of large bags won't change any more.
+func (s *Keyed) outOfMemory(ch *change) error {
+	if err := ch.bag.fullToDisk(s.shelf); err != nil {
+		return err
+	}
+	for _, val := range ch.vals {
+		if err := val.fullToDisk(s.shelf); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mostNames bounds the names that are kept to be used again.
@@ -259,12 +298,17 @@ func appendString(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
-// appendTo encodes a bag that is in memory.
+// appendTo encodes a bag: of what is on a shelf, where.
 func (b *bag) appendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(b.segs)))
 	for i := range b.segs {
-		dst = binary.AppendUvarint(dst, uint64(b.segs[i].size))
-		dst = append(dst, b.segs[i].mem...)
+		seg := &b.segs[i]
+		if !seg.disk {
+			dst = append(binary.AppendUvarint(dst, uint64(seg.size)<<1), seg.mem...)
+			continue
+		}
+		dst = binary.AppendVarint(binary.AppendUvarint(dst, uint64(seg.size)<<1|1), seg.off)
+		dst = binary.AppendUvarint(dst, uint64(seg.sum))
 	}
 	return dst
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"trestle/internal/membudget"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // keyedAndBatch are the two backends over the same requests.
@@ -78,6 +80,14 @@ func TestKeyedAgainstBatch(t *testing.T) {
 	if budget.SpilledBytes() == 0 {
 		t.Error("nothing was ever on disk")
 	}
+	for i := range 2000 {
+		if err := s.keyed.Drop("", fmt.Sprint("k", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := shelved(t, s.keyed); n != 0 || s.keyed.table.Len() != 0 {
+		t.Errorf("%d bytes are left of bags that are gone, and %d keys", n, s.keyed.table.Len())
+	}
 	if err := s.keyed.Close(); err != nil {
 		t.Error(err)
 	}
@@ -135,4 +145,82 @@ func FuzzKeyedRecord(f *testing.F) {
 			t.Fatalf("%x was a record of %d bytes; %x is one of %d, %v", record, n, again, m, err)
 		}
 	})
+}
+
+// Of a bag of many pages the tail is in memory and the rest on disk, through
+// bundles that fail and keys that leave memory; when it is cleared, nothing is
+// left anywhere.
+func TestLargeBag(t *testing.T) {
+	ctx := context.Background()
+	budget := membudget.New(256 << 10)
+	store := NewStore(t.TempDir(), budget)
+	s := NewKeyed(Options{Budget: budget, PageBytes: 1000}, store, evenGroups)
+	key := bagKey("bag", "large")
+	var want []byte
+	for i := range 200 {
+		b := s.Bundle()
+		var added []byte
+		for j := range 50 {
+			value := fmt.Appendf(nil, "value %d of %d;", j, i)
+			if err := b.Append(ctx, key, value); err != nil {
+				t.Fatal(err)
+			}
+			added = append(added, value...)
+		}
+		if i%3 == 0 {
+			b.Abort()
+			continue
+		}
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, added...)
+		if s.table.held > 10_000 {
+			t.Fatalf("%d bytes are in memory after bundle %d", s.table.held, i)
+		}
+		if i%5 == 0 { // as Trim does where memory is wanted
+			if err := errors.Join(s.table.turn(), s.table.turn()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b := s.Bundle()
+	if got, pages := read(t, b, key); !bytes.Equal(got, want) || pages < len(want)/1100 {
+		t.Fatalf("%d bytes in %d pages, want %d", len(got), pages, len(want))
+	}
+	if n, size := shelved(t, s), int64(len(want)); n < size-3000 || n > size {
+		t.Errorf("%d bytes are on the shelf, of a bag of %d", n, size)
+	}
+	if err := b.Clear(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if n := shelved(t, s); n != 0 {
+		t.Errorf("%d bytes are left of a bag that was cleared", n)
+	}
+	if err := errors.Join(s.Close(), store.Close()); err != nil || budget.Used() != 0 {
+		t.Errorf("%v, %d bytes are still taken", err, budget.Used())
+	}
+}
+
+// shelved is how many bytes a Keyed has on its shelf.
+func shelved(t *testing.T, s *Keyed) (n int64) {
+	t.Helper()
+	db, err := s.shelf.store.tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: s.shelf.prefix, UpperBound: after(s.shelf.prefix)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		n += int64(len(it.Value()))
+	}
+	if err := it.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"math"
 	"slices"
 )
 
@@ -68,7 +69,14 @@ func (r *RecordReader) Count() int {
 
 // Bytes is what has its length before it.
 func (r *RecordReader) Bytes() []byte {
-	n := r.Count()
+	return r.take(r.Count())
+}
+
+func (r *RecordReader) take(n int) []byte {
+	if n > len(r.b) {
+		r.fail()
+		return nil
+	}
 	b := r.b[:n]
 	r.b = r.b[n:]
 	return b
@@ -76,10 +84,19 @@ func (r *RecordReader) Bytes() []byte {
 
 func (r *RecordReader) bag() bag {
 	var b bag
-	for n := r.Count(); n > 0; n-- {
-		data := slices.Clone(r.Bytes())
-		b.segs = append(b.segs, segment{mem: data, size: len(data)})
-		b.size += int64(len(data))
+	for n := r.Count(); n > 0 && !r.bad; n-- {
+		size := r.Number()
+		seg := segment{disk: size&1 != 0}
+		if size >>= 1; size > math.MaxInt32 {
+			r.fail()
+		}
+		if seg.size = int(size); seg.disk {
+			seg.off, seg.sum = r.Signed(), uint32(r.Number())
+		} else {
+			seg.mem = slices.Clone(r.take(seg.size))
+		}
+		b.segs = append(b.segs, seg)
+		b.size += int64(size)
 	}
 	b.own = len(b.segs)
 	return b

@@ -12,7 +12,8 @@
 // in memory; of bags that outgrow the budget the tail stays in memory and the
 // rest is in a temporary file. Ordered lists, and keys of multimaps, are always
 // in memory. The one for unbounded input is Keyed: it has the state of all keys,
-// those that were not used lately on disk. Behind it is a Table, which holds
+// those that were not used lately on disk, and of bags of more than a page all but
+// the tail. Behind it is a Table, which holds
 // whatever else a task knows of its keys, too.
 //
 // Values are the SDK's bytes. Bags and multimaps never look into them; ordered
@@ -22,16 +23,11 @@
 package state
 
 import (
-	"context"
-	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 
 	"trestle/internal/membudget"
-
-	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
 // A kind of cell is part of its id: one state id may not be two kinds.
@@ -155,7 +151,7 @@ func (s *Batch) Close() {
 
 // Bundle begins a bundle; end it with Commit or Abort.
 func (s *Batch) Bundle() *Bundle {
-	return &Bundle{backend: s, spill: &s.spill, opt: s.opt, changes: make(map[cellID]*change)}
+	return &Bundle{backend: s, shelf: &s.spill, opt: s.opt, changes: make(map[cellID]*change)}
 }
 
 func (s *Batch) load(string) error { return nil }
@@ -249,250 +245,3 @@ func (c *cell) applyMap(ch *change) {
 		}
 	}
 }
-
-// A Bundle answers a bundle's state requests. It is safe for concurrent use.
-type Bundle struct {
-	backend backend
-	spill   *spill // nil: what is staged stays in memory
-	opt     Options
-
-	mu      sync.Mutex
-	changes map[cellID]*change
-	taken   int64 // bytes taken from the budget for changes
-	ended   bool
-}
-
-// Get returns a page of a cell: the values of a bag, of a map key, or of an
-// ordered list's range, or the keys of a multimap; and the token of the next
-// page, nil at the end. The bytes are the caller's.
-func (b *Bundle) Get(_ context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error) {
-	t, err := b.target(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return nil, nil, errEnded
-	}
-	if err := b.backend.load(t.key); err != nil {
-		return nil, nil, err
-	}
-	token := req.GetContinuationToken()
-	switch {
-	case t.kind == bagKind:
-		return b.stagedBag(t.cellID).page(b.spill, token)
-	case t.kind == listKind:
-		return b.stagedList(t.cellID).page(t.lo, t.hi, token, b.opt.PageBytes)
-	case t.wholeMap:
-		return keyPage(b.stagedKeys(t.cellID), token, b.opt.PageBytes)
-	}
-	return b.stagedValue(t.cellID, t.mapKey).page(b.spill, token)
-}
-
-// Append adds values to a bag, a map key or an ordered list. It copies data.
-func (b *Bundle) Append(_ context.Context, key *fnpb.StateKey, data []byte) error {
-	t, err := b.target(key)
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return errEnded
-	}
-	if err := b.backend.load(t.key); err != nil {
-		return err
-	}
-	switch {
-	case t.kind == bagKind:
-		return b.add(&b.changeOf(t.cellID).bag, data)
-	case t.kind == listKind:
-		ch := b.changeOf(t.cellID)
-		more, err := ch.list.with(data)
-		if err != nil {
-			return fmt.Errorf("state %q of transform %q: %w", t.state, t.transform, err)
-		}
-		b.take(int64(len(data)) + cellBytes*int64(len(more)-len(ch.list)))
-		ch.list = more
-		return nil
-	case t.wholeMap:
-		return fmt.Errorf("state %q of transform %q: values can't be appended to all keys of a map", t.state, t.transform)
-	}
-	ch := b.changeOf(t.cellID)
-	val := ch.vals[t.mapKey]
-	if val == nil {
-		val = &bag{}
-		if !ch.gone {
-			*val = b.backend.mapValue(t.cellID, t.mapKey).writable()
-		}
-		ch.vals[t.mapKey] = val
-		b.take(cellBytes + int64(len(t.mapKey)))
-	}
-	if len(data) == 0 && val.size == 0 {
-		data = padding
-	}
-	return b.add(val, data)
-}
-
-// padding stands for a value of a map key that takes no bytes, as those of
-// Java's sets do: the key is there all the same. Java reads such a value as one
-// byte.
-var padding = []byte{0}
-
-// Clear empties a bag, a map key, a whole multimap, or an ordered list's range.
-func (b *Bundle) Clear(_ context.Context, key *fnpb.StateKey) error {
-	t, err := b.target(key)
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return errEnded
-	}
-	if err := b.backend.load(t.key); err != nil {
-		return err
-	}
-	ch := b.changeOf(t.cellID)
-	switch {
-	case t.kind == bagKind:
-		ch.bag = bag{}
-	case t.kind == listKind:
-		ch.list = ch.list.without(t.lo, t.hi)
-	case t.wholeMap:
-		ch.gone = true
-		clear(ch.vals)
-	default:
-		ch.vals[t.mapKey] = &bag{}
-	}
-	return nil
-}
-
-// Commit makes what the bundle wrote part of the state.
-func (b *Bundle) Commit() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return errEnded
-	}
-	// The backend counts what is left of it.
-	if err := b.backend.apply(b.changes); err != nil {
-		return fmt.Errorf("commit state: %w", err)
-	}
-	b.end()
-	return nil
-}
-
-// Abort drops what the bundle wrote. Abort after Commit does nothing.
-func (b *Bundle) Abort() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.end()
-}
-
-// end refuses later requests: a worker that was given up may still send some.
-func (b *Bundle) end() {
-	b.opt.Budget.Give(b.taken)
-	b.taken, b.changes, b.ended = 0, nil, true
-}
-
-func (b *Bundle) take(n int64) {
-	b.opt.Budget.Take(n)
-	b.taken += n
-}
-
-// add appends to a staged bag, and moves what is finished of it to disk if the
-// budget is used up.
-func (b *Bundle) add(to *bag, data []byte) error {
-	n := int64(len(data))
-	if b.opt.Budget.TryTake(n) {
-		b.taken += n
-	} else if b.spill == nil {
-		b.take(n)
-	} else {
-		freed, err := to.toDisk(b.spill, b.opt.PageBytes)
-		if err != nil {
-			return fmt.Errorf("spill state: %w", err)
-		}
-		freed = min(freed, b.taken)
-		b.opt.Budget.Give(freed)
-		b.taken -= freed
-		b.take(n)
-	}
-	to.append(data, b.opt.PageBytes)
-	return nil
-}
-
-// changeOf returns the staged change of a cell, to be written.
-func (b *Bundle) changeOf(id cellID) *change {
-	ch := b.changes[id]
-	if ch != nil {
-		return ch
-	}
-	ch = &change{}
-	switch id.kind {
-	case bagKind:
-		ch.bag = b.backend.bag(id).writable()
-	case listKind:
-		ch.list = slices.Clone(b.backend.list(id))
-		b.take(cellBytes * int64(len(ch.list)))
-	case mapKind:
-		ch.vals = make(map[string]*bag)
-	}
-	b.changes[id] = ch
-	b.take(cellBytes + int64(len(id.key)+len(id.window)))
-	return ch
-}
-
-func (b *Bundle) stagedBag(id cellID) *bag {
-	if ch := b.changes[id]; ch != nil {
-		return &ch.bag
-	}
-	v := b.backend.bag(id)
-	return &v
-}
-
-func (b *Bundle) stagedList(id cellID) list {
-	if ch := b.changes[id]; ch != nil {
-		return ch.list
-	}
-	return b.backend.list(id)
-}
-
-func (b *Bundle) stagedValue(id cellID, mapKey string) *bag {
-	if ch := b.changes[id]; ch != nil {
-		if val := ch.vals[mapKey]; val != nil {
-			return val
-		}
-		if ch.gone {
-			return &bag{}
-		}
-	}
-	v := b.backend.mapValue(id, mapKey)
-	return &v
-}
-
-// stagedKeys returns the map keys that have values, sorted.
-func (b *Bundle) stagedKeys(id cellID) []string {
-	var keys []string
-	ch := b.changes[id]
-	if ch == nil || !ch.gone {
-		for _, key := range b.backend.mapKeys(id) {
-			if ch == nil || ch.vals[key] == nil {
-				keys = append(keys, key)
-			}
-		}
-	}
-	if ch != nil {
-		for key, val := range ch.vals {
-			if val.size > 0 {
-				keys = append(keys, key)
-			}
-		}
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-var errEnded = fmt.Errorf("state: the bundle has ended: %w", os.ErrClosed)

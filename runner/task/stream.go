@@ -140,7 +140,7 @@ func (s *stream) open(ctx context.Context) error {
 	case jobgraph.RootGroup:
 		s.root = newGrouping(s)
 	case jobgraph.RootKeyed:
-		opt := state.Options{Budget: s.r.m.cfg.Budget, Declared: s.r.prog.States}
+		opt := state.Options{Budget: s.r.m.cfg.Budget, Declared: s.r.prog.States, PageBytes: statePage}
 		s.state = state.NewKeyed(opt, s.r.m.store, s.r.keyGroup)
 		s.root = newKeyed(s)
 	case jobgraph.RootRestrictions:
@@ -150,6 +150,10 @@ func (s *stream) open(ctx context.Context) error {
 	}
 	return nil
 }
+
+// statePage is a page of user state, of which the last one of a bag is read and
+// written with each access to a key that isn't in memory.
+const statePage = 256 << 10
 
 // loop works until all is done.
 func (s *stream) loop(ctx context.Context) error {
