@@ -80,14 +80,7 @@ func TestKeyedAgainstBatch(t *testing.T) {
 	if budget.SpilledBytes() == 0 {
 		t.Error("nothing was ever on disk")
 	}
-	for i := range 2000 {
-		if err := s.keyed.Drop("", fmt.Sprint("k", i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := shelved(t, s.keyed); n != 0 || s.keyed.table.Len() != 0 {
-		t.Errorf("%d bytes are left of bags that are gone, and %d keys", n, s.keyed.table.Len())
-	}
+	checkDropped(t, s.keyed)
 	if err := s.keyed.Close(); err != nil {
 		t.Error(err)
 	}
@@ -96,6 +89,19 @@ func TestKeyedAgainstBatch(t *testing.T) {
 	}
 	if files, _ := os.ReadDir(dir); budget.Used() != 0 || len(files) > 0 {
 		t.Errorf("%d bytes are still taken, %d files left", budget.Used(), len(files))
+	}
+}
+
+// checkDropped drops all keys, and sees that nothing is left.
+func checkDropped(t *testing.T, s *Keyed) {
+	t.Helper()
+	for i := range 2000 {
+		if err := s.Drop("", fmt.Sprint("k", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := shelved(t, s); n != 0 || s.table.Len() != 0 {
+		t.Errorf("%d bytes are left of bags that are gone, and %d keys", n, s.table.Len())
 	}
 }
 
