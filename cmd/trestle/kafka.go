@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -38,15 +38,35 @@ func (b *brokers) flags(c *cobra.Command) {
 }
 
 func (b *brokers) source() (kafka.Source, error) {
-	config := map[string]string{"bootstrap.servers": b.servers}
-	for _, c := range b.config {
+	config, err := keysAndValues(b.servers, "--config", b.config)
+	if err != nil {
+		return kafka.Source{}, err
+	}
+	return kafka.ParseConsumer(config)
+}
+
+// sink is a topic of the cluster.
+func (b *brokers) sink(topic string, more []string) (kafka.Sink, error) {
+	config, err := keysAndValues(b.servers, "--to-config", more)
+	if err != nil {
+		return kafka.Sink{}, err
+	}
+	k, err := kafka.ParseProducer(config)
+	k.Topic = topic
+	return k, err
+}
+
+// keysAndValues reads what a flag has of a client's config.
+func keysAndValues(servers, flag string, all []string) (map[string]string, error) {
+	config := map[string]string{"bootstrap.servers": servers}
+	for _, c := range all {
 		key, value, ok := strings.Cut(c, "=")
 		if !ok {
-			return kafka.Source{}, errors.New("--config must be KEY=VALUE") // not the value: it may be a secret
+			return nil, fmt.Errorf("%s must be KEY=VALUE", flag) // not the value: it may be a secret
 		}
 		config[key] = value
 	}
-	return kafka.ParseConsumer(config)
+	return config, nil
 }
 
 func kafkaDescribeCommand() *cobra.Command {
@@ -96,11 +116,50 @@ func instant(ms int64) string {
 	return time.UnixMilli(ms).UTC().Format(time.RFC3339)
 }
 
+// A replayOutput is what becomes of the records.
+type replayOutput struct {
+	dir, window, to string
+	toConfig        []string
+	count           bool
+}
+
+func (o *replayOutput) flags(c *cobra.Command) {
+	c.Flags().StringVar(&o.dir, "out", "replay", "`DIR` for the files")
+	c.Flags().BoolVar(&o.count, "count", false, "count by key and window in place of writing records")
+	c.Flags().StringVar(&o.window, "window", "1h", "`DURATION` of the windows of --count")
+	c.Flags().StringVar(&o.to, "to", "", "`TOPIC` to write the records to, in place of files")
+	c.Flags().StringArrayVar(&o.toConfig, "to-config", nil, "producer config `KEY=VALUE` for --to, such as its own bootstrap.servers; may be given several times")
+	c.MarkFlagsMutuallyExclusive("to", "out")
+	c.MarkFlagsMutuallyExclusive("to", "count")
+}
+
+func (o *replayOutput) pipeline(ctx context.Context, b *brokers, r kafka.Replay) (*pipepb.Pipeline, error) {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.to != "":
+		sink, err := b.sink(o.to, o.toConfig)
+		if err != nil {
+			return nil, err
+		}
+		return kafka.CopyPipeline(ctx, r, sink)
+	case o.count:
+		size, bad := time.ParseDuration(o.window)
+		if bad != nil || size < time.Millisecond {
+			return nil, fmt.Errorf("--window=%s: want a duration like 1m", o.window)
+		}
+		return kafka.CountPipeline(ctx, r, size, dir)
+	}
+	return kafka.DumpPipeline(ctx, r, dir)
+}
+
 func kafkaReplayCommand() *cobra.Command {
 	var b brokers
 	var cl client
-	var out, window string
-	var count, asJSON, detach bool
+	var o replayOutput
+	var asJSON, detach bool
 	var most int64
 	c := &cobra.Command{
 		Use:   "replay TOPIC...",
@@ -109,7 +168,8 @@ func kafkaReplayCommand() *cobra.Command {
 
 Without --count the records are written to files in --out, as lines of JSON with
 keys and values in base64. With it they are counted by key and --window of
-their own time. The files are written by the TaskManagers.
+their own time. The files are written by the TaskManagers. With --to they are
+written to another topic, with key, value, headers and time: at least once.
 
 Bounds are consumer config: -c trestle.start.time=2026-01-01T00:00:00Z
 -c trestle.stop.offsets=0:1000,1:2000`,
@@ -120,21 +180,7 @@ Bounds are consumer config: -c trestle.start.time=2026-01-01T00:00:00Z
 				return err
 			}
 			s.Topics, s.MaxRecords = args, most
-			dir, err := filepath.Abs(out)
-			if err != nil {
-				return err
-			}
-			r := kafka.Replay{Source: s}
-			var p *pipepb.Pipeline
-			if count {
-				size, bad := time.ParseDuration(window)
-				if bad != nil || size < time.Millisecond {
-					return fmt.Errorf("--window=%s: want a duration like 1m", window)
-				}
-				p, err = kafka.CountPipeline(c.Context(), r, size, dir)
-			} else {
-				p, err = kafka.DumpPipeline(c.Context(), r, dir)
-			}
+			p, err := o.pipeline(c.Context(), &b, kafka.Replay{Source: s})
 			if err != nil {
 				return err
 			}
@@ -150,9 +196,7 @@ Bounds are consumer config: -c trestle.start.time=2026-01-01T00:00:00Z
 		},
 	}
 	b.flags(c)
-	c.Flags().StringVar(&out, "out", "replay", "`DIR` for the files")
-	c.Flags().BoolVar(&count, "count", false, "count by key and window in place of writing records")
-	c.Flags().StringVar(&window, "window", "1h", "`DURATION` of the windows of --count")
+	o.flags(c)
 	c.Flags().Int64Var(&most, "max-records", 0, "read at most so many records; 0 for all")
 	c.Flags().BoolVar(&detach, "detach", false, "print the job's id and don't wait")
 	addressFlags(c, &cl)
