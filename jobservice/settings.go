@@ -27,6 +27,7 @@ type Settings struct {
 	SDKWorkerParallel int  // worker processes per environment
 	Parallelism       int  // most tasks of a stage
 	BundleElements    int  // most elements in a bundle's input
+	BundleMillis      int  // after which what a bundle of a splittable DoFn has not done goes into another
 	Streaming         bool // run it as if its input were unbounded
 }
 
@@ -77,6 +78,9 @@ var options = []option{
 	{"max_bundle_size", jobpb.PipelineOptionType_INTEGER, "",
 		"Most elements that an SDK worker is given in one bundle; 0 lets the runner choose.",
 		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.BundleElements })},
+	{"max_bundle_time_mills", jobpb.PipelineOptionType_INTEGER, "",
+		"Milliseconds after which a bundle of a splittable DoFn is asked to leave what it has not done to another one; 0 lets the runner choose.",
+		integer(0, math.MaxInt32, func(s *Settings) *int { return &s.BundleMillis })},
 	{"streaming", jobpb.PipelineOptionType_BOOLEAN, "false",
 		"Run the pipeline as a streaming one even if all its input is bounded.",
 		boolean(func(s *Settings) *bool { return &s.Streaming })},

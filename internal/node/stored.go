@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"trestle/jobservice"
 	"trestle/runner/fusion"
@@ -135,6 +136,17 @@ func (s *stored) BundleElements(job string) int {
 		return 0
 	}
 	return j.settings().BundleElements
+}
+
+// BundleTime is task.Plans.
+func (s *stored) BundleTime(job string) time.Duration {
+	s.mu.Lock()
+	j := s.jobs[job]
+	s.mu.Unlock()
+	if j == nil {
+		return 0
+	}
+	return time.Duration(j.settings().BundleMillis) * time.Millisecond
 }
 
 // load reads a job's blob, unless it is at hand.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"trestle/coders"
 	"trestle/fnapi/fnapitest"
@@ -21,6 +22,7 @@ type plansFunc func(ctx context.Context) (*fusion.Plan, error)
 
 func (f plansFunc) Plan(ctx context.Context, _, _ string) (*fusion.Plan, error) { return f(ctx) }
 func (plansFunc) BundleElements(string) int                                     { return 0 }
+func (plansFunc) BundleTime(string) time.Duration                               { return 0 }
 
 // A plan that could not be read once, or whose reader was cancelled, is read
 // again for the next task.

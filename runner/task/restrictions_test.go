@@ -269,6 +269,44 @@ func testSourceIsSplit(t *testing.T, managers int) {
 	}
 }
 
+// A bundle that lasts longer than the job allows leaves the rest to another one,
+// also where no other task waits, and also what it was left.
+func TestBundleTime(t *testing.T) { onSomeManagers(t, testBundleTime) }
+
+func testBundleTime(t *testing.T, managers int) {
+	var splits atomic.Int64
+	p := &splitter{
+		managers: managers,
+		emit: func(c *fnapitest.Call, s span, i int) error {
+			if i != s.lo || s.hi-s.lo < 10 {
+				return nil
+			}
+			late := time.After(10 * time.Second)
+			for seen := splits.Load(); splits.Load() == seen; { // not on before it is split
+				select {
+				case <-late:
+					return errors.New("nobody splits")
+				case <-c.Context().Done():
+					return errors.New("dead")
+				case <-time.After(time.Millisecond):
+				}
+			}
+			return nil
+		},
+		onSplit: func(*fnpb.ProcessBundleSplitResponse) { splits.Add(1) },
+	}
+	s := span{"x", 0, 100}
+	r := newSource(t, p, nil, s)
+	r.bundleTime = time.Millisecond
+	r.run(r.stage("Read.process"), 1)
+	if got := r.output("c"); got != want(s) {
+		t.Errorf("%d numbers, want %d, each once", len(strings.Fields(got)), s.hi)
+	}
+	if n := splits.Load(); n < 3 {
+		t.Errorf("%d splits, want at least three", n)
+	}
+}
+
 // A worker dies after its bundle was split: what the bundle kept runs again, and
 // what it gave is done by others, once.
 func TestDeathAfterSplit(t *testing.T) { onSomeManagers(t, testDeathAfterSplit) }

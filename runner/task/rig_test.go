@@ -44,6 +44,8 @@ type rig struct {
 	code    *bundletest.Code
 	workers *bundletest.Workers
 	members []*member
+	// bundleTime is how long a bundle of restrictions may run; 0: as long as it takes.
+	bundleTime time.Duration
 
 	mu       sync.Mutex
 	changed  *sync.Cond
@@ -80,9 +82,10 @@ type member struct {
 	silence func()               // what serve gave: it ends that
 }
 
-// Plan and BundleElements are task.Plans' methods.
+// Plan, BundleElements and BundleTime are task.Plans' methods.
 func (r *rig) Plan(context.Context, string, string) (*fusion.Plan, error) { return r.plan, nil }
 func (r *rig) BundleElements(string) int                                  { return 0 }
+func (r *rig) BundleTime(string) time.Duration                            { return r.bundleTime }
 
 func newRig(t *testing.T, pipeline string, o options) *rig {
 	t.Helper()

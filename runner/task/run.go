@@ -179,9 +179,9 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) (err error) {
 		for _, e := range p.items {
 			in.Bytes += int64(len(e))
 		}
-		br.Hungry = q.hungry()
+		br.Hungry, br.Checkpoint = q.hungry(), r.m.cfg.Plans.BundleTime(r.spec.Job)
 		if p.pinned {
-			br.Hungry = nil
+			br.Hungry, br.Checkpoint = nil, 0
 		}
 		res, err := br.Run(ctx, in)
 		if err != nil {

@@ -42,7 +42,9 @@ type parkedItem struct {
 
 func newRestrictions(s *stream) *restrictions {
 	r := &restrictions{s: s}
-	s.br.Checkpoint = checkpointEvery
+	if s.br.Checkpoint = s.r.m.cfg.Plans.BundleTime(s.r.spec.Job); s.br.Checkpoint == 0 {
+		s.br.Checkpoint = checkpointEvery
+	}
 	s.br.StillHungry = func() bool { return false }
 	s.br.GiveBack = func(_ [][]byte, rest []bundle.Residual) { r.given = append(r.given, rest...) }
 	if a := s.r.prog.Stream.Truncate; a != nil {

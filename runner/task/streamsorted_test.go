@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"trestle/coders"
 	"trestle/element"
@@ -22,6 +23,7 @@ type few int
 
 func (few) Plan(context.Context, string, string) (*fusion.Plan, error) { return nil, nil }
 func (n few) BundleElements(string) int                                { return int(n) }
+func (few) BundleTime(string) time.Duration                            { return 0 }
 
 // newSorter sorts for a stream of no inputs but what the test says.
 func newSorter(latenessMillis int64, bundleElements int) *sorter {

@@ -47,6 +47,9 @@ type Plans interface {
 	// BundleElements is the most elements that a bundle of the job may have; 0
 	// where the job doesn't say.
 	BundleElements(job string) int
+	// BundleTime is how long a bundle of restrictions of the job may run before
+	// it is asked to give back what it has not done; 0 where the job doesn't say.
+	BundleTime(job string) time.Duration
 }
 
 // Config is what a TaskManager works with. Zero limits mean their defaults.
