@@ -18,7 +18,8 @@ import (
 
 var (
 	chosen   = flag.String("itests", "", "which tests to run: go, python, java, behaviour, failover, comma separated")
-	matching = flag.String("only", "", "run only tests of the Python SDK whose names contain this")
+	matching = flag.String("only", "", "run only tests of the Python SDK, or in TestJavaAgain of the Java SDK, whose names contain this")
+	repeat   = flag.Int("repeat", 10, "how often TestJavaAgain runs its tests")
 	quick    = flag.Bool("quick", false, "run only some tests of each suite")
 	binary   = flag.String("trestle", "../bin/trestle", "the trestle program")
 	endpoint = flag.String("endpoint", "", "HOST:PORT of a running job endpoint to test in place of trestle")
