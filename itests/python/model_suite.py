@@ -109,6 +109,14 @@ class CountInState(beam.DoFn):
     yield key, count.read(), int(w.end)
 
 
+class RunningCount(beam.DoFn):
+  COUNT = userstate.CombiningValueStateSpec('count', sum)
+
+  def process(self, kv, count=beam.DoFn.StateParam(COUNT)):
+    count.add(1)
+    yield kv[0], count.read()
+
+
 READ = Metrics.counter('model', 'read')
 KEPT = Metrics.counter('model', 'kept')
 FIRED = Metrics.counter('model', 'fired')
@@ -263,6 +271,12 @@ class ModelTest(unittest.TestCase):
     late = run.metrics().query(MetricsFilter().with_namespace('trestle').with_name('dropped_due_to_lateness'))['counters']
     self.assertEqual([1], [c.result for c in late])
 
+  def test_state_of_a_stream_without_types(self):
+    """The SDK writes the events as anything, and knows what they make as pairs."""
+    stream = TestStream().add_elements([('k', 1), ('l', 2)]).add_elements([('k', 3)]).advance_watermark_to_infinity()
+    with self.pipeline() as p:
+      res = p | stream | beam.ParDo(RunningCount())
+      assert_that(res, equal_to([('k', 1), ('k', 2), ('l', 1)]))
 
   def test_drained_job_is_whole(self):
     """Somebody drains each job that has a transform DrainMe."""
