@@ -195,13 +195,13 @@ func (g *group) state(job string) (state, failure string) {
 }
 
 // replay submits trestle kafka replay and returns the job's id.
-func (g *group) replay(servers, topic, out string, more ...string) string {
+func (g *group) replay(servers, topic string, more ...string) string {
 	g.t.Helper()
 	var said []byte
 	g.await(time.Minute, "a JobManager takes the job", func() bool {
 		for _, n := range g.managers {
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			args := append([]string{"kafka", "replay", topic, "--detach", "--brokers=" + servers, "--out=" + out, "--job-addr=" + n.job, "--web-addr=" + n.web}, more...)
+			args := append([]string{"kafka", "replay", topic, "--detach", "--brokers=" + servers, "--job-addr=" + n.job, "--web-addr=" + n.web}, more...)
 			cmd := exec.CommandContext(ctx, *program, args...)
 			var err error
 			said, err = cmd.Output()

@@ -28,14 +28,22 @@ type killing struct {
 	topic   string
 	want    map[int32][]string
 	chance  *rand.Rand
-	usual   time.Duration // that a replay takes when nobody is killed
 	replays int
 }
 
+// A trial is a job that is done again and again, and must come to the same
+// whoever is killed.
+type trial struct {
+	begin func() (out, job string)
+	check func(out, job string)
+	usual time.Duration // that the job takes when nobody is killed
+}
+
 // TestKills replays the same records again and again, left alone at first and
-// then with a process killed in the middle each time, and reads the same each
-// time: no record missing or doubled, and each partition's in their order.
-// Meanwhile the topic grows.
+// then with a process killed in the middle each time. What goes to files is the
+// same each time: no record missing or doubled, and each partition's in their
+// order. What goes to another topic is all there; how much of it is there twice
+// is counted. Meanwhile the topic grows.
 func TestKills(t *testing.T) {
 	need(t)
 	k := newKilling(t)
@@ -44,15 +52,34 @@ func TestKills(t *testing.T) {
 		undisturbed, kills, records = 2, 1, 8_000
 	}
 	k.fill(records)
-	k.usual = time.Hour
+	t.Run("files", func(t *testing.T) {
+		k.try(t, &trial{begin: k.begin, check: k.check}, undisturbed, kills)
+	})
+	if t.Failed() {
+		return // what is left behind would only confuse
+	}
+	t.Run("topic", func(t *testing.T) {
+		c := &copies{killing: k}
+		k.try(t, &trial{begin: c.begin, check: c.check}, 2, kills)
+		c.tell(t)
+	})
+}
+
+// try does a trial some times undisturbed, and then so many times with each kind
+// of process killed.
+func (k *killing) try(t *testing.T, try *trial, undisturbed, kills int) {
+	was := k.t
+	k.t = t
+	defer func() { k.t = was }()
+	try.usual = time.Hour
 	for range undisturbed {
 		began := time.Now()
-		out, job := k.begin()
+		out, job := try.begin()
 		k.done(job)
-		k.usual = min(k.usual, time.Since(began))
-		k.check(out, job)
+		try.usual = min(try.usual, time.Since(began))
+		try.check(out, job)
 	}
-	t.Logf("a replay takes %s", k.usual.Round(time.Millisecond))
+	t.Logf("undisturbed it takes %s", try.usual.Round(time.Millisecond))
 	ways := []struct {
 		name string
 		kill func() (mend func())
@@ -64,8 +91,8 @@ func TestKills(t *testing.T) {
 	}
 	for range kills {
 		for _, way := range ways {
-			if !t.Run(way.name, func(t *testing.T) { k.killOnce(t, way.kill) }) {
-				return // what is left behind would only confuse
+			if !t.Run(way.name, func(t *testing.T) { k.killOnce(t, try, way.kill) }) {
+				return
 			}
 		}
 	}
@@ -111,11 +138,19 @@ func (k *killing) fill(records int) {
 	}
 }
 
-// begin starts a replay of the records that there were at first, and adds more.
+// begin starts a replay to files of the records that there were at first, and
+// adds more.
 func (k *killing) begin() (out, job string) {
 	k.t.Helper()
 	k.replays++
 	out = filepath.Join(k.t.TempDir(), fmt.Sprintf("out%d", k.replays))
+	job = k.replay(k.servers, k.topic, "--out="+out, "-c", "trestle.stop.offsets="+k.stops())
+	do(k.t, k.tool, fmt.Sprintf("bulk p %s %d 50 100 0\nflush p", k.topic, k.replays%len(k.want)))
+	return out, job
+}
+
+// stops are where the records that there were at first end.
+func (k *killing) stops() string {
 	var stops []string
 	for p, lines := range k.want {
 		var offset int64
@@ -125,24 +160,22 @@ func (k *killing) begin() (out, job string) {
 		stops = append(stops, fmt.Sprintf("%d:%d", p, offset+1))
 	}
 	slices.Sort(stops)
-	job = k.replay(k.servers, k.topic, out, "-c", "trestle.stop.offsets="+strings.Join(stops, ","))
-	do(k.t, k.tool, fmt.Sprintf("bulk p %s %d 50 100 0\nflush p", k.topic, k.replays%len(k.want)))
-	return out, job
+	return strings.Join(stops, ",")
 }
 
-// killOnce replays, kills in the middle, and checks. A replay that ends before,
-// or in which nobody was there to be killed (mend is nil), is no trial.
-func (k *killing) killOnce(t *testing.T, kill func() (mend func())) {
+// killOnce begins, kills in the middle, and checks. A job that ends before, or
+// in which nobody was there to be killed (mend is nil), is no trial.
+func (k *killing) killOnce(t *testing.T, try *trial, kill func() (mend func())) {
 	was := k.t
 	k.t = t
 	defer func() { k.t = was }()
 	for range 10 {
-		out, job := k.begin()
+		out, job := try.begin()
 		k.await(time.Minute, "the replay runs", func() bool {
 			state, _ := k.state(job)
 			return state == "RUNNING" || state == "DONE"
 		})
-		wait := time.NewTimer(time.Duration(k.chance.Float64() * 0.8 * float64(k.usual)))
+		wait := time.NewTimer(time.Duration(k.chance.Float64() * 0.8 * float64(try.usual)))
 		<-wait.C
 		before, _ := k.state(job)
 		mend := kill()
@@ -156,7 +189,7 @@ func (k *killing) killOnce(t *testing.T, kill func() (mend func())) {
 		})
 		mend()
 		k.done(job)
-		k.check(out, job)
+		try.check(out, job)
 		if before == "RUNNING" {
 			return
 		}
@@ -168,16 +201,22 @@ func (k *killing) killOnce(t *testing.T, kill func() (mend func())) {
 func (k *killing) check(out, job string) {
 	k.t.Helper()
 	mustEqual(k.t, dumped(k.t, out), k.want)
-	if n := strings.Count(k.messages(job), "reads is settled"); n != 1 {
-		k.t.Errorf("the replay's bounds were settled %d times:\n%.4000s", n, k.messages(job))
-	}
+	k.settledOnce(job)
 	if err := os.RemoveAll(out); err != nil {
 		k.t.Error(err)
 	}
 }
 
+// settledOnce sees that it was found out once what the job reads.
+func (k *killing) settledOnce(job string) {
+	k.t.Helper()
+	if n := strings.Count(k.messages(job), "reads is settled"); n != 1 {
+		k.t.Errorf("the replay's bounds were settled %d times:\n%.4000s", n, k.messages(job))
+	}
+}
+
 // dumped reads what trestle kafka replay has written, as the Java clients' lines
-// have it.
+// have it: file after file, line after line, in no other order.
 func dumped(t *testing.T, dir string) map[int32][]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))

@@ -20,6 +20,13 @@ func serve(t testing.TB) string {
 // serveIn is serve with all that it keeps in a directory.
 func serveIn(t testing.TB, dir string) string {
 	t.Helper()
+	job, _ := serveBoth(t, dir)
+	return job
+}
+
+// serveBoth is serveIn that gives the web page's address, too.
+func serveBoth(t testing.TB, dir string) (job, web string) {
+	t.Helper()
 	ready := filepath.Join(dir, "ready.json")
 	cmd := exec.Command(*program, "serve", "--job-addr=127.0.0.1:0", "--web-addr=127.0.0.1:0", "--data="+filepath.Join(dir, "data"), "--ready-file="+ready)
 	log, err := os.Create(filepath.Join(dir, "trestle.log"))
@@ -55,9 +62,9 @@ func serveIn(t testing.TB, dir string) string {
 	for {
 		select {
 		case <-tick.C:
-			var s struct{ Job string }
+			var s struct{ Job, Web string }
 			if text, err := os.ReadFile(ready); err == nil && json.Unmarshal(text, &s) == nil {
-				return s.Job
+				return s.Job, s.Web
 			}
 		case err := <-exited:
 			exited <- err
@@ -66,6 +73,14 @@ func serveIn(t testing.TB, dir string) string {
 			t.Fatal("trestle serve was not ready in time")
 		}
 	}
+}
+
+// trestle runs the command line to its end, and returns what it said.
+func trestle(t testing.TB, args ...string) ([]byte, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), *program, args...)
+	cmd.Dir = t.TempDir()
+	return cmd.CombinedOutput()
 }
 
 // python runs one of the Python pipelines, and returns what it said.

@@ -35,7 +35,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * topic NAME PARTITIONS [CONFIG=VALUE...]
  * producer ID [CONFIG=VALUE...]         with a transactional.id it takes part in transactions
  * begin|commit|abort|flush|close ID
- * send ID TOPIC PARTITION TIMESTAMP KEY VALUE [HEADER=VALUE...]
+ * send ID TOPIC PARTITION TIMESTAMP KEY VALUE [HEADER=VALUE...]   partition -: the producer's choice
  * bulk ID TOPIC PARTITION COUNT BYTES FIRST   values of that size, keys numbered from FIRST
  * delete TOPIC PARTITION OFFSET         records before the offset
  * consume TOPIC [CONFIG=VALUE...]       all that is there: partition offset timestamp key value headers
@@ -122,7 +122,7 @@ public final class Tool {
       headers.add(new RecordHeader(h.substring(0, at), bytes(h.substring(at + 1))));
     }
     Long time = w[4].equals("-") ? null : Long.valueOf(w[4]);
-    producers.get(w[1]).send(new ProducerRecord<>(w[2], Integer.valueOf(w[3]), time, bytes(w[5]), bytes(w[6]), headers));
+    producers.get(w[1]).send(new ProducerRecord<>(w[2], w[3].equals("-") ? null : Integer.valueOf(w[3]), time, bytes(w[5]), bytes(w[6]), headers));
   }
 
   private void bulk(String[] w) {
