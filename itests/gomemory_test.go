@@ -65,7 +65,9 @@ func TestGoOutOfMemory(t *testing.T) {
 func compileBoot(t *testing.T) string {
 	t.Helper()
 	file := cached(t, "bin", "go-container-boot")
-	out, err := exec.Command("go", "build", "-o", file, beamModule+"/go/container").CombinedOutput()
+	build := exec.Command("go", "build", "-o", file, beamModule+"/go/container")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // a container may have no libraries
+	out, err := build.CombinedOutput()
 	if err != nil {
 		t.Fatalf("compile the boot program: %v\n%s", err, out)
 	}

@@ -87,18 +87,31 @@ func TestGoNative(t *testing.T) {
 // versions.
 func compileGo(t *testing.T, suite string) string {
 	t.Helper()
+	return compileGoAs(t, suite, "")
+}
+
+// compileStaticGo is for machines that have none of this one's libraries.
+func compileStaticGo(t *testing.T, suite string) string {
+	t.Helper()
+	return compileGoAs(t, suite, "static", "CGO_ENABLED=0")
+}
+
+func compileGoAs(t *testing.T, suite, kind string, env ...string) string {
+	t.Helper()
 	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}-{{.GoVersion}}", beamModule).Output()
 	if err != nil {
 		t.Fatalf("find the Go SDK: %v", err)
 	}
 	name := strings.ReplaceAll(strings.TrimPrefix(suite, "go/"), "/", "-")
-	file := cached(t, "bin", fmt.Sprintf("%s-%s.test", name, strings.TrimSpace(string(version))))
+	file := cached(t, "bin", fmt.Sprintf("%s-%s%s.test", name, strings.TrimSpace(string(version)), kind))
 	if _, err := os.Stat(file); err == nil {
 		return file
 	}
 	t.Logf("compiling %s", suite)
 	// Under another name first: a half-written file must not be found next time.
-	out, err := exec.Command("go", "test", "-c", "-o", file+".new", beamModule+"/"+suite).CombinedOutput()
+	compile := exec.Command("go", "test", "-c", "-o", file+".new", beamModule+"/"+suite)
+	compile.Env = append(os.Environ(), env...)
+	out, err := compile.CombinedOutput()
 	if err != nil {
 		t.Fatalf("compile %s: %v\n%s", suite, err, out)
 	}
