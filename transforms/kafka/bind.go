@@ -21,10 +21,10 @@ const (
 	annotationBound = "trestle:bound_input:v1"
 )
 
-// bound describes the replay. It holds what is needed to log in, like the
-// pipeline itself.
-func (r Replay) bound() []byte {
-	source, err := json.Marshal(r)
+// describe describes a Replay or an unendingSource. It holds what is needed to
+// log in, like the pipeline itself.
+func describe(what any) []byte {
+	source, err := json.Marshal(what)
 	if err == nil {
 		source, err = proto.Marshal(&pipepb.FunctionSpec{Urn: URNBound, Payload: source})
 	}
@@ -34,10 +34,21 @@ func (r Replay) bound() []byte {
 	return source
 }
 
+// An unendingSource is how a Live is described, so that it isn't taken for a
+// Replay.
+type unendingSource struct {
+	Live
+	Unending bool `json:"unending"`
+}
+
 // Bind finds out the bounds of a described replay, in the form in which its
 // Impulse's element gives them, without secrets; and what its author should
 // know of them.
 func Bind(ctx context.Context, description []byte) (bounds []byte, notes []string, err error) {
+	var l unendingSource
+	if err := json.Unmarshal(description, &l); err == nil && l.Unending {
+		return bindLive(ctx, l.Live)
+	}
 	var r Replay
 	if err := json.Unmarshal(description, &r); err != nil {
 		return nil, nil, errors.New("kafka replay: its description can't be read") // not the cause: it may quote secrets
@@ -48,6 +59,17 @@ func Bind(ctx context.Context, description []byte) (bounds []byte, notes []strin
 	}
 	notes = r.notes(found)
 	found.Warnings = nil
+	bounds, err = json.Marshal(found)
+	return bounds, notes, err
+}
+
+// bindLive is Bind for a live reading.
+func bindLive(ctx context.Context, l Live) (bounds []byte, notes []string, err error) {
+	found, err := l.Resolve(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("kafka: %w", err)
+	}
+	notes, found.Warnings = found.Warnings, nil
 	bounds, err = json.Marshal(found)
 	return bounds, notes, err
 }

@@ -164,32 +164,21 @@ func (f *fields) config(name string) map[string]string {
 
 func (f *fields) err(more ...error) error { return errors.Join(append(f.errs, more...)...) }
 
-// replay reads what the wrappers of ReadFromKafka send.
-func (f *fields) replay() (Replay, Format, error) {
+// A reading is what a read is expanded to: a Replay, or a Live.
+type reading interface {
+	Messages(s beam.Scope) beam.PCollection
+	pairs(s beam.Scope, f Format, nulls bool) beam.PCollection
+	bytesRows(s beam.Scope) beam.PCollection
+	textRows(s beam.Scope) beam.PCollection
+	jsonRows(s beam.Scope, text string, t reflect.Type) beam.PCollection
+}
+
+// reading reads what the wrappers of ReadFromKafka send.
+func (f *fields) reading() (reading, Format) {
 	config := f.config("consumer_config")
-	var errs []error
-	s, err := ParseConsumer(config)
-	errs = append(errs, err)
-	s.Topics = f.texts("topics")
-	if n, ok := f.number("start_read_time"); ok {
-		s.Start.Time = &n
-	}
-	if n, ok := f.number("stop_read_time"); ok {
-		s.Stop.Time = &n
-	}
-	most, limited := f.number("max_num_records")
-	if limited && most < 0 {
-		f.fail("max_num_records", "at least 0")
-	}
-	s.MaxRecords = most
-	_, timed := f.number("max_read_time")
-	errs = append(errs, f.bounded(config, limited || timed), f.refused())
-	var format Format
-	if format.Key, err = parseClass(f.classOf("key_deserializer", "Deserializer"), "Deserializer"); err != nil {
-		errs = append(errs, fmt.Errorf("key: %w", err))
-	}
-	if format.Value, err = parseClass(f.classOf("value_deserializer", "Deserializer"), "Deserializer"); err != nil {
-		errs = append(errs, fmt.Errorf("value: %w", err))
+	topics := f.texts("topics")
+	if len(topics) == 0 {
+		f.errs = append(f.errs, errors.New("no topic is named"))
 	}
 	stamp := Stamp(f.text("timestamp_policy"))
 	switch stamp {
@@ -197,12 +186,76 @@ func (f *fields) replay() (Replay, Format, error) {
 		stamp = ByProcessing // the wrappers' default
 	case ByProcessing, ByCreate, ByLog:
 	default:
-		errs = append(errs, fmt.Errorf("timestamp policy %q is not known; use ProcessingTime, CreateTime or LogAppendTime", stamp))
+		f.errs = append(f.errs, fmt.Errorf("timestamp policy %q is not known; use ProcessingTime, CreateTime or LogAppendTime", stamp))
 	}
-	if len(s.Topics) == 0 {
-		errs = append(errs, errors.New("no topic is named"))
+	if f.text("consumer_factory_fn_class") != "" {
+		f.errs = append(f.errs, errors.New("consumer_factory_fn_class names a Java class, which can't be run without Java; leave it out"))
 	}
-	return Replay{Source: s, Stamp: stamp}, format, f.err(errs...)
+	var format Format
+	var err error
+	if format.Key, err = parseClass(f.classOf("key_deserializer", "Deserializer"), "Deserializer"); err != nil {
+		f.errs = append(f.errs, fmt.Errorf("key: %w", err))
+	}
+	if format.Value, err = parseClass(f.classOf("value_deserializer", "Deserializer"), "Deserializer"); err != nil {
+		f.errs = append(f.errs, fmt.Errorf("value: %w", err))
+	}
+	if f.ends(config, "max_num_records", "max_read_time") {
+		return f.replay(config, topics, stamp), format
+	}
+	return f.live(config, topics, stamp), format
+}
+
+// ends reports whether a read is bounded: by the config, or by one of these.
+func (f *fields) ends(config map[string]string, names ...string) bool {
+	for _, key := range []string{keyStop, keyStopOffsets, keyStopTime} {
+		if config[key] != "" {
+			return true
+		}
+	}
+	for _, name := range append(names, "stop_read_time") {
+		if _, said := f.number(name); said {
+			return true
+		}
+	}
+	return false
+}
+
+// replay reads what is said of a read that ends.
+func (f *fields) replay(config map[string]string, topics []string, stamp Stamp) Replay {
+	s, err := ParseConsumer(config)
+	if s.Reset == FromLatest {
+		err = errors.Join(err, errors.New("consumer config auto.offset.reset: "+noLatest))
+	}
+	f.errs = append(f.errs, err)
+	s.Topics = topics
+	if n, ok := f.number("start_read_time"); ok {
+		s.Start.Time = &n
+	}
+	if n, ok := f.number("stop_read_time"); ok {
+		s.Stop.Time = &n
+	}
+	if s.MaxRecords, _ = f.number("max_num_records"); s.MaxRecords < 0 {
+		f.fail("max_num_records", "at least 0")
+	}
+	if f.flag("commit_offset_in_finalize") {
+		f.errs = append(f.errs, errors.New("commit_offset_in_finalize: a replay reads exact ranges and commits nothing; leave it out"))
+	}
+	return Replay{Source: s, Stamp: stamp}
+}
+
+// live reads what is said of a read that doesn't end.
+func (f *fields) live(config map[string]string, topics []string, stamp Stamp) Live {
+	l, err := ParseLive(config)
+	l.Source.Topics, l.Stamp = topics, stamp
+	if n, ok := f.number("start_read_time"); ok {
+		l.Source.Start.Time = &n
+	}
+	l.Commit = f.flag("commit_offset_in_finalize")
+	f.errs = append(f.errs, err, l.check())
+	if _, said := f.number("dynamic_read_poll_interval_seconds"); said {
+		f.errs = append(f.errs, errors.New("dynamic_read_poll_interval_seconds: partitions that are added while a job runs are read when it is started again; leave it out"))
+	}
+	return l
 }
 
 func (f *fields) classOf(name, kind string) string {
@@ -212,30 +265,9 @@ func (f *fields) classOf(name, kind string) string {
 	return serialization + "ByteArray" + kind
 }
 
-// bounded refuses a read that would never end.
-func (f *fields) bounded(config map[string]string, limited bool) error {
-	for _, key := range []string{keyStop, keyStopOffsets, keyStopTime} {
-		limited = limited || config[key] != ""
-	}
-	if _, ok := f.number("stop_read_time"); ok || limited {
-		return nil
-	}
-	return fmt.Errorf("reading without an end is not supported yet; say where a replay ends: consumer config %s=now, %s=MILLISECONDS or %s=PARTITION:OFFSET,… or max_num_records", keyStop, keyStopTime, keyStopOffsets)
-}
-
-// refused are settings that would be ignored at the user's cost.
-func (f *fields) refused() error {
-	if f.text("consumer_factory_fn_class") != "" {
-		return errors.New("consumer_factory_fn_class names a Java class, which can't be run without Java; leave it out")
-	}
-	if f.flag("commit_offset_in_finalize") {
-		return errors.New("commit_offset_in_finalize: a replay reads exact ranges and commits nothing; leave it out")
-	}
-	return nil
-}
-
 func expandRead(ctx context.Context, f *fields, metadata bool) (expansion.Fragment, error) {
-	r, format, err := f.replay()
+	r, format := f.reading()
+	err := f.err()
 	if metadata && err == nil && format != (Format{}) {
 		err = errors.New("with metadata keys and values are bytes; use ByteArrayDeserializer for both")
 	}

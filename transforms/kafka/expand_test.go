@@ -56,6 +56,16 @@ func readRequest(urn string, config expansion.Row) expansion.Request {
 	return expansion.Request{URN: urn, Config: r}
 }
 
+// liveRequest asks for a read that doesn't end.
+func liveRequest(consumer map[any]any, config expansion.Row) expansion.Request {
+	r := expansion.Row{"topics": []any{"t"}}
+	maps.Copy(r, config)
+	all := map[any]any{"bootstrap.servers": "b:1"}
+	maps.Copy(all, consumer)
+	r["consumer_config"] = all
+	return expansion.Request{URN: urnReadPlain, Config: r}
+}
+
 func writeTo(more ...string) expansion.Row {
 	config := map[any]any{"bootstrap.servers": "b:1"}
 	for i := 0; i < len(more); i += 2 {
@@ -82,19 +92,17 @@ func TestExpandRefuses(t *testing.T) {
 		return all
 	}
 	for want, r := range map[string]expansion.Request{
-		"no end":                                 {URN: urnReadPlain, Config: expansion.Row{"topics": []any{"t"}, "consumer_config": map[any]any{}}},
-		"without an end":                         {URN: urnReadPlain, Config: expansion.Row{"topics": []any{"t"}, "consumer_config": map[any]any{"bootstrap.servers": "b:1"}}},
-		"no topic is named":                      readRequest(urnReadPlain, expansion.Row{"topics": []any{}}),
-		"topics must be a list of strings":       readRequest(urnReadPlain, expansion.Row{"topics": "t"}),
-		"deserializer \"com.acme.Mine\"":         readRequest(urnReadPlain, expansion.Row{"value_deserializer": "com.acme.Mine"}),
-		"with metadata keys and values":          readRequest(urnReadMetadata, expansion.Row{"value_deserializer": serialization + "LongDeserializer"}),
-		"timestamp policy \"Mine\"":              readRequest(urnReadPlain, expansion.Row{"timestamp_policy": "Mine"}),
-		"files or addresses are not allowed":     readRequest(urnReadPlain, consumer("ssl.truststore.location", "/etc/passwd")),
-		"oauthbearer.token.endpoint.url: values": readRequest(urnReadPlain, consumer("sasl.oauthbearer.token.endpoint.url", "http://x")),
-		"interceptor.classes is not supported":   readRequest(urnReadPlain, consumer("interceptor.classes", "x")),
-		"sasl.jaas.config must begin with":       readRequest(urnReadPlain, consumer("sasl.jaas.config", "com.acme.Login required password=secret;")),
-		"want read_committed":                    readRequest(urnReadPlain, consumer("isolation.level", "secret")),
-		"transactions are not supported yet":     pairRequest(writeTo("transactional.id", "x"), "bytes", "bytes"),
+		"no topic is named":                                                         readRequest(urnReadPlain, expansion.Row{"topics": []any{}}),
+		"topics must be a list of strings":                                          readRequest(urnReadPlain, expansion.Row{"topics": "t"}),
+		"deserializer \"com.acme.Mine\"":                                            readRequest(urnReadPlain, expansion.Row{"value_deserializer": "com.acme.Mine"}),
+		"with metadata keys and values":                                             readRequest(urnReadMetadata, expansion.Row{"value_deserializer": serialization + "LongDeserializer"}),
+		"timestamp policy \"Mine\"":                                                 readRequest(urnReadPlain, expansion.Row{"timestamp_policy": "Mine"}),
+		"files or addresses are not allowed":                                        readRequest(urnReadPlain, consumer("ssl.truststore.location", "/etc/passwd")),
+		"oauthbearer.token.endpoint.url: values":                                    readRequest(urnReadPlain, consumer("sasl.oauthbearer.token.endpoint.url", "http://x")),
+		"interceptor.classes is not supported":                                      readRequest(urnReadPlain, consumer("interceptor.classes", "x")),
+		"sasl.jaas.config must begin with":                                          readRequest(urnReadPlain, consumer("sasl.jaas.config", "com.acme.Login required password=secret;")),
+		"want read_committed":                                                       readRequest(urnReadPlain, consumer("isolation.level", "secret")),
+		"transactions are not supported yet":                                        pairRequest(writeTo("transactional.id", "x"), "bytes", "bytes"),
 		"not what org.apache.kafka.common.serialization.ByteArraySerializer writes": pairRequest(writeTo(), "bytes", "double"),
 		"\"a b\" is not a topic's name":                                             pairRequest(expansion.Row{"topic": "a b"}, "bytes", "bytes"),
 		"the input must be rows":                                                    {URN: urnWriteRows, Config: writeTo(), Inputs: pairRequest(nil, "bytes", "bytes").Inputs, Components: pairRequest(nil, "bytes", "bytes").Components},
@@ -108,11 +116,16 @@ func TestExpandRefuses(t *testing.T) {
 		"JSON needs a schema":                                                       {URN: schemaRead, Config: with(expansion.Row{"format": "JSON"})},
 		"anyOf and oneOf are not supported":                                         {URN: schemaRead, Config: with(expansion.Row{"format": "JSON", "schema": `{"type":"object","properties":{"a":{"anyOf":[]}}}`})},
 		"reads no YAML":                                                             {URN: schemaManaged, Config: expansion.Row{"transform_identifier": schemaRead}},
+		"no consumer group is named":                                                liveRequest(nil, expansion.Row{"commit_offset_in_finalize": true}),
+		"use commit_offset_in_finalize, and leave this out":                         liveRequest(map[any]any{"enable.auto.commit": "true"}, nil),
+		"read when it is started again":                                             liveRequest(nil, expansion.Row{"dynamic_read_poll_interval_seconds": int64(10)}),
+		"want a number of milliseconds, or never":                                   liveRequest(map[any]any{keyIdleAfter: "10s"}, nil),
+		"want earliest or latest or none":                                           liveRequest(map[any]any{"auto.offset.reset": "secret"}, nil),
+		"has no stop":                                                               liveRequest(map[any]any{keyOpenTransactions: "wait"}, nil),
+		"commits nothing; leave it out":                                             readRequest(urnReadPlain, expansion.Row{"commit_offset_in_finalize": true}),
+		"nothing is there after the latest record":                                  readRequest(urnReadPlain, consumer("auto.offset.reset", "latest")),
 	} {
 		_, err := Provider{}.Expand(t.Context(), r)
-		if want == "no end" {
-			want = "say where a replay ends"
-		}
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", r.URN, err, want)
 		} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "passwd") {
@@ -132,6 +145,9 @@ func TestExpand(t *testing.T) {
 		"read":      readRequest(urnReadPlain, nil),
 		"metadata":  readRequest(urnReadMetadata, nil),
 		"longs":     readRequest(urnReadPlain, expansion.Row{"key_deserializer": serialization + "LongDeserializer"}),
+		"live":      liveRequest(map[any]any{"group.id": "g"}, expansion.Row{"commit_offset_in_finalize": true, "timestamp_policy": "CreateTime"}),
+		"live rows": {URN: schemaRead, Config: expansion.Row{"bootstrap_servers": "b:1", "topic": "t", "format": "STRING"}},
+		"live json": {URN: schemaRead, Config: expansion.Row{"bootstrap_servers": "b:1", "topic": "t", "format": "JSON", "schema": `{"type":"object","properties":{"a":{"type":"string"}}}`}},
 		"raw rows":  {URN: schemaRead, Config: reads},
 		"json rows": {URN: schemaRead, Config: asJSON},
 		"write":     pairRequest(writeTo(), "bytes", "bytes"),
@@ -157,6 +173,12 @@ func TestExpand(t *testing.T) {
 				}
 			}
 			writes := len(r.Inputs) > 0
+			for _, id := range f.Outputs {
+				live := f.Pipeline.GetComponents().GetPcollections()[id].GetIsBounded() == pipepb.IsBounded_UNBOUNDED
+				if live != strings.HasPrefix(name, "live") {
+					t.Errorf("unbounded: %v", live)
+				}
+			}
 			if bound != 1 && !writes || bound != 0 && writes || len(f.Inputs) != len(r.Inputs) || writes == (len(f.Outputs) > 0) {
 				t.Errorf("%d sources, inputs %v, outputs %v", bound, f.Inputs, f.Outputs)
 			}

@@ -129,46 +129,32 @@ func (t jsonType) field(depth int) (*pipepb.FieldType, error) {
 	return nil, fmt.Errorf("the type %q is not supported; use string, integer, number, boolean, array or object", t.Type)
 }
 
-// jsonRows reads values as rows of a schema.
-func (r Replay) jsonRows(s beam.Scope, text string) error {
-	if text == "" {
-		return errors.New("the format JSON needs a schema, as JSON Schema")
-	}
-	rows, err := parseJSONSchema(text)
-	if err != nil {
-		return err
-	}
-	t, err := schema.ToType(rows)
-	if err != nil {
-		return err
-	}
-	beam.ParDo(s, &jsonRowsFn{pieceReader: r.reader(), Schema: text}, r.pieces(s), beam.TypeDefinition{Var: beam.TType, T: t})
-	return nil
-}
-
-// jsonRowsFn reads values as JSON objects.
-type jsonRowsFn struct {
-	pieceReader
+// A jsonReading makes rows of values that are JSON objects.
+type jsonReading struct {
 	Schema string // JSON Schema
 
 	row reflect.Type
 }
 
-// Setup prepares for the rows.
-func (f *jsonRowsFn) Setup() error {
-	s, err := parseJSONSchema(f.Schema)
+// rowType is the type of a schema's rows.
+func rowType(text string) (reflect.Type, error) {
+	if text == "" {
+		return nil, errors.New("the format JSON needs a schema, as JSON Schema")
+	}
+	rows, err := parseJSONSchema(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if f.row, err = schema.ToType(s); err != nil {
-		return err
-	}
-	return f.pieceReader.Setup()
+	return schema.ToType(rows)
 }
 
-// ProcessElement reads a piece.
-func (f *jsonRowsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, beam.T)) error {
-	return f.read(ctx, rt, p, func(at beam.EventTime, r *Record) error {
+func (f *jsonReading) prepare() (err error) {
+	f.row, err = rowType(f.Schema)
+	return err
+}
+
+func (f *jsonReading) to(emit func(beam.EventTime, beam.T)) taker {
+	return func(at beam.EventTime, r *Record) error {
 		if r.Value == nil {
 			return fmt.Errorf("record %d: %w", r.Offset, errTombstone)
 		}
@@ -178,7 +164,26 @@ func (f *jsonRowsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, e
 		}
 		emit(at, row.Interface())
 		return nil
-	})
+	}
+}
+
+// jsonRowsFn reads values as JSON objects.
+type jsonRowsFn struct {
+	pieceReader
+	jsonReading
+}
+
+// Setup prepares for the rows.
+func (f *jsonRowsFn) Setup() error {
+	if err := f.prepare(); err != nil {
+		return err
+	}
+	return f.pieceReader.Setup()
+}
+
+// ProcessElement reads a piece.
+func (f *jsonRowsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, beam.T)) error {
+	return f.read(ctx, rt, p, f.to(emit))
 }
 
 // parseJSONRow makes a row of a text.

@@ -61,9 +61,8 @@ func (r Replay) Messages(s beam.Scope) beam.PCollection {
 // pairs reads keys and values in a format. With nulls, null ones are nil, which
 // only a nullable coder can write.
 func (r Replay) pairs(s beam.Scope, f Format, nulls bool) beam.PCollection {
-	fn := &pairsFn{pieceReader: r.reader(), Format: f, Nulls: nulls}
-	return beam.ParDo(s, fn, r.pieces(s),
-		beam.TypeDefinition{Var: beam.TType, T: f.Key.goType()}, beam.TypeDefinition{Var: beam.UType, T: f.Value.goType()})
+	how := pairing{Format: f, Nulls: nulls}
+	return beam.ParDo(s, &pairsFn{pieceReader: r.reader(), pairing: how}, r.pieces(s), how.types()...)
 }
 
 func (r Replay) reader() pieceReader {
@@ -71,8 +70,10 @@ func (r Replay) reader() pieceReader {
 	if stamp == "" {
 		stamp = ByCreate
 	}
-	return pieceReader{How: r.Source.Reading(), Topics: r.Source.Topics, Stamp: stamp}
+	return pieceReader{dialler: r.Source.dialler(), Stamp: stamp}
 }
+
+func (s Source) dialler() dialler { return dialler{How: s.Reading(), Topics: s.Topics} }
 
 // pieces spreads the bounds over the workers. They are the runner's, which finds
 // them out once for a job: see Bind. Other runners give none, and have them
@@ -81,9 +82,9 @@ func (r Replay) reader() pieceReader {
 func (r Replay) pieces(s beam.Scope) beam.PCollection {
 	fn := &resolveFn{Replay: r}
 	if r.Bounds == nil {
-		fn.Annotations = map[string][]byte{annotationBound: r.bound()}
+		fn.Annotations = map[string][]byte{annotationBound: describe(r)}
 	}
-	return beam.Reshuffle(s, beam.ParDo(s, fn, beam.Impulse(s)))
+	return fn.pieces(s)
 }
 
 // A Piece is a range to be read, and the time for records that are to have the
@@ -99,21 +100,30 @@ func (p Piece) asRange() Range {
 	return Range{Topic: p.Topic, Partition: p.Partition, Start: p.Start, End: p.End}
 }
 
-// resolveFn makes pieces of what the replay says.
+// resolveFn makes pieces of what a replay says, or a live reading.
 type resolveFn struct {
 	Replay Replay
+	Live   *Live
 	// Annotations go with the transform, not with the function.
 	Annotations map[string][]byte `json:"-"`
 }
 
+func (f *resolveFn) pieces(s beam.Scope) beam.PCollection {
+	return beam.Reshuffle(s, beam.ParDo(s, f, beam.Impulse(s)))
+}
+
 // ProcessElement is given the bounds in the form of Bind, or nothing.
 func (f *resolveFn) ProcessElement(ctx context.Context, given []byte, emit func(Piece)) error {
+	what := "kafka replay"
+	if f.Live != nil {
+		what = "kafka"
+	}
 	bounds, err := f.bounds(ctx, given)
 	if err != nil {
-		return fmt.Errorf("kafka replay: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	for _, r := range bounds.Ranges {
-		log.Infof(ctx, "kafka replay: reading %s", r)
+		log.Infof(ctx, "%s: reading %s", what, r)
 		emit(Piece{Topic: r.Topic, Partition: r.Partition, Start: r.Start, End: r.End, Time: bounds.Time})
 	}
 	return nil
@@ -130,6 +140,12 @@ func (f *resolveFn) bounds(ctx context.Context, given []byte) (*Bounds, error) {
 			return nil, fmt.Errorf("the bounds that the runner gives can't be read: %w", err)
 		}
 		return &bounds, nil
+	case f.Live != nil:
+		bounds, err := f.Live.Resolve(ctx)
+		for _, w := range bounds.Warnings {
+			log.Warnf(ctx, "kafka: %s", w)
+		}
+		return &bounds, err
 	case f.Replay.Bounds != nil:
 		bounds = *f.Replay.Bounds
 	default:
@@ -144,23 +160,28 @@ func (f *resolveFn) bounds(ctx context.Context, given []byte) (*Bounds, error) {
 	return &bounds, nil
 }
 
-// A pieceReader is what the splittable DoFns have in common.
-type pieceReader struct {
+// A dialler is what all DoFns that read have in common.
+type dialler struct {
 	How    Reading
 	Topics []string
-	Stamp  Stamp
 
 	client *client
 }
 
-func (f *pieceReader) Setup() (err error) {
+func (f *dialler) Setup() (err error) {
 	f.client, err = dial(f.How.Connection, f.Topics...)
 	return err
 }
 
-func (f *pieceReader) Teardown() error {
+func (f *dialler) Teardown() error {
 	f.client.close()
 	return nil
+}
+
+// A pieceReader is what the splittable DoFns of a replay have in common.
+type pieceReader struct {
+	dialler
+	Stamp Stamp
 }
 
 func (f *pieceReader) CreateInitialRestriction(p Piece) Restriction {
@@ -198,7 +219,7 @@ func (f *pieceReader) CreateTracker(r Restriction) *tracker { return newTracker(
 const claimAhead = 1000
 
 // read gives the records of what the tracker allows.
-func (f *pieceReader) read(ctx context.Context, rt *tracker, p Piece, give func(beam.EventTime, *Record) error) error {
+func (f *pieceReader) read(ctx context.Context, rt *tracker, p Piece, give taker) error {
 	rest := rt.GetRestriction().(Restriction)
 	one := p.asRange()
 	one.Start, one.End = rest.Start, rest.End
@@ -233,30 +254,39 @@ func (f *pieceReader) read(ctx context.Context, rt *tracker, p Piece, give func(
 
 // eventTime is a record's.
 func (f *pieceReader) eventTime(p Piece, r *Record) (beam.EventTime, error) {
-	switch {
-	case f.Stamp == ByProcessing:
+	if f.Stamp == ByProcessing {
 		return mtime.FromMilliseconds(p.Time), nil
+	}
+	at, err := recordTime(f.Stamp, r)
+	return mtime.FromMilliseconds(at), err
+}
+
+// recordTime is the time that a record has by itself, in milliseconds since 1970.
+func recordTime(stamp Stamp, r *Record) (int64, error) {
+	switch {
 	case r.Time < 0:
 		return 0, fmt.Errorf("record %d has no time; use the timestamp policy ProcessingTime", r.Offset)
-	case r.ByLog != (f.Stamp == ByLog):
+	case r.ByLog != (stamp == ByLog):
 		has := ByCreate
 		if r.ByLog {
 			has = ByLog
 		}
-		return 0, fmt.Errorf("record %d has a %s, and the timestamp policy is %s; use that of the topic's message.timestamp.type", r.Offset, has, f.Stamp)
+		return 0, fmt.Errorf("record %d has a %s, and the timestamp policy is %s; use that of the topic's message.timestamp.type", r.Offset, has, stamp)
 	}
-	return mtime.FromMilliseconds(r.Time), nil
+	return r.Time, nil
 }
 
-// pairsFn reads keys and values.
-type pairsFn struct {
-	pieceReader
+// A taker is given records and their event times.
+type taker func(beam.EventTime, *Record) error
+
+// A pairing makes keys and values of records. With Nulls, null ones are nil.
+type pairing struct {
 	Format Format
 	Nulls  bool
 }
 
-func (f *pairsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, beam.T, beam.U)) error {
-	return f.read(ctx, rt, p, func(at beam.EventTime, r *Record) error {
+func (f pairing) to(emit func(beam.EventTime, beam.T, beam.U)) taker {
+	return func(at beam.EventTime, r *Record) error {
 		key, err := f.Format.Key.read(r.Key, f.Nulls)
 		if err != nil {
 			return fmt.Errorf("key of record %d: %w", r.Offset, err)
@@ -267,7 +297,24 @@ func (f *pairsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit
 		}
 		emit(at, key, value)
 		return nil
-	})
+	}
+}
+
+// types are those of the pairs.
+func (f pairing) types() []beam.Option {
+	return []beam.Option{
+		beam.TypeDefinition{Var: beam.TType, T: f.Format.Key.goType()}, beam.TypeDefinition{Var: beam.UType, T: f.Format.Value.goType()},
+	}
+}
+
+// pairsFn reads keys and values.
+type pairsFn struct {
+	pieceReader
+	pairing
+}
+
+func (f *pairsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, beam.T, beam.U)) error {
+	return f.read(ctx, rt, p, f.to(emit))
 }
 
 // A Message is a record as an element: the row that Beam's Kafka wrappers give
@@ -294,10 +341,14 @@ type MessageHeader struct {
 type messagesFn struct{ pieceReader }
 
 func (f *messagesFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, Message)) error {
-	return f.read(ctx, rt, p, func(at beam.EventTime, r *Record) error {
+	return f.read(ctx, rt, p, toMessages(p, emit))
+}
+
+func toMessages(p Piece, emit func(beam.EventTime, Message)) taker {
+	return func(at beam.EventTime, r *Record) error {
 		emit(at, message(p, r))
 		return nil
-	})
+	}
 }
 
 func message(p Piece, r *Record) Message {

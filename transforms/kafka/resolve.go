@@ -10,7 +10,7 @@ import (
 )
 
 // A Range is a piece of one partition: the offsets from Start up to, but not
-// with, End.
+// with, End. The greatest End means that it goes on.
 type Range struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
@@ -20,6 +20,9 @@ type Range struct {
 
 // String is the range as people read it.
 func (r Range) String() string {
+	if r.End == unending {
+		return fmt.Sprintf("%s:%d from %d on", r.Topic, r.Partition, r.Start)
+	}
 	return fmt.Sprintf("%s:%d [%d, %d)", r.Topic, r.Partition, r.Start, r.End)
 }
 
@@ -37,6 +40,21 @@ type Bounds struct {
 // Resolve finds the exact ranges that a source means now. Called again later it
 // gives others, so whoever wants to read the same again keeps what it gave.
 func Resolve(ctx context.Context, s Source) (Bounds, error) {
+	if s.Reset == FromLatest {
+		return Bounds{}, errors.New("auto.offset.reset: " + noLatest)
+	}
+	return collect(ctx, s, func(r *resolver, topics []string) error {
+		for _, t := range topics {
+			if err := r.topic(ctx, t); err != nil {
+				return err
+			}
+		}
+		return r.limit(ctx)
+	})
+}
+
+// collect has the bounds of a source's topics, each once and in order, found.
+func collect(ctx context.Context, s Source, find func(r *resolver, topics []string) error) (Bounds, error) {
 	if len(s.Topics) == 0 {
 		return Bounds{}, errors.New("no topic is named")
 	}
@@ -52,12 +70,7 @@ func Resolve(ctx context.Context, s Source) (Bounds, error) {
 	}
 	defer c.close()
 	r := resolver{client: c, source: s, bounds: Bounds{Time: time.Now().UnixMilli()}}
-	for _, t := range topics {
-		if err := r.topic(ctx, t); err != nil {
-			return Bounds{}, err
-		}
-	}
-	if err := r.limit(ctx); err != nil {
+	if err := find(&r, topics); err != nil {
 		return Bounds{}, err
 	}
 	return r.bounds, nil

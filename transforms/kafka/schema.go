@@ -32,7 +32,7 @@ func (p Provider) SchemaTransforms() map[string]expansion.SchemaTransform {
 	all := map[string]expansion.SchemaTransform{
 		schemaRead: {
 			Config: readConfig(), Outputs: []string{"output"},
-			Description: "Replays what Kafka topics hold as bounded input: rows with the field payload, from the records' values, or of a JSON Schema.",
+			Description: "Reads Kafka topics, without an end or, as bounded input, what they hold: rows with the field payload, from the records' values, or of a JSON Schema.",
 		},
 		schemaWrite: {
 			Config: writeConfig(), Inputs: []string{"input"},
@@ -57,7 +57,7 @@ func readConfig() *pipepb.Schema {
 		field("format", text, "RAW, STRING or JSON"),
 		field("schema", text, "of the format JSON, as JSON Schema"),
 		field("auto_offset_reset_config", text, ""),
-		configField("consumer_config_updates", "more consumer config, "+keyStop+"=now among it"),
+		configField("consumer_config_updates", "more consumer config; with "+keyStop+"=now reading ends"),
 		field("max_num_records", number, ""),
 		field("max_read_time_seconds", number, ""),
 	})
@@ -100,35 +100,51 @@ func expandSchemaRead(ctx context.Context, f *fields) (expansion.Fragment, error
 	if reset := f.text("auto_offset_reset_config"); reset != "" {
 		config["auto.offset.reset"] = reset
 	}
-	s, err := ParseConsumer(config)
-	s.Topics = []string{f.text("topic")}
-	most, limited := f.number("max_num_records")
-	s.MaxRecords = most
-	_, timed := f.number("max_read_time_seconds")
-	errs := []error{
-		err, f.bounded(config, limited || timed), validTopic(s.Topics[0]),
-		f.unsupported("confluent_schema_registry_url", "confluent_schema_registry_subject", "file_descriptor_path", "message_name", "error_handling"),
+	topic := f.text("topic")
+	f.errs = append(f.errs, validTopic(topic), f.unsupported("confluent_schema_registry_url", "confluent_schema_registry_subject", "file_descriptor_path", "message_name", "error_handling"))
+	var r reading
+	if f.ends(config, "max_num_records", "max_read_time_seconds") {
+		r = f.replay(config, []string{topic}, ByProcessing)
+	} else {
+		r = f.live(config, []string{topic}, ByProcessing)
 	}
-	r := Replay{Source: s, Stamp: ByProcessing}
 	p, scope := beam.NewPipelineWithRoot()
 	form := rowForm(strings.ToUpper(f.text("format")))
 	if form != formJSON {
-		errs = append(errs, f.unsupported("schema"))
+		f.errs = append(f.errs, f.unsupported("schema"))
 	}
 	switch form {
 	case formString:
-		beam.ParDo(scope, &textRowsFn{r.reader()}, r.pieces(scope))
+		r.textRows(scope)
 	case formRaw, "":
-		beam.ParDo(scope, &bytesRowsFn{r.reader()}, r.pieces(scope))
+		r.bytesRows(scope)
 	case formJSON:
-		errs = append(errs, r.jsonRows(scope, f.text("schema")))
+		t, err := rowType(f.text("schema"))
+		if err != nil {
+			f.errs = append(f.errs, err)
+			break
+		}
+		r.jsonRows(scope, f.text("schema"), t)
 	default:
-		errs = append(errs, fmt.Errorf("the format %q is not supported; use RAW, STRING or JSON", f.text("format")))
+		f.errs = append(f.errs, fmt.Errorf("the format %q is not supported; use RAW, STRING or JSON", f.text("format")))
 	}
-	if err := f.err(errs...); err != nil {
+	if err := f.err(); err != nil {
 		return expansion.Fragment{}, err
 	}
 	return build(ctx, p)
+}
+
+func (r Replay) bytesRows(s beam.Scope) beam.PCollection {
+	return beam.ParDo(s, &bytesRowsFn{r.reader()}, r.pieces(s))
+}
+
+func (r Replay) textRows(s beam.Scope) beam.PCollection {
+	return beam.ParDo(s, &textRowsFn{r.reader()}, r.pieces(s))
+}
+
+func (r Replay) jsonRows(s beam.Scope, text string, t reflect.Type) beam.PCollection {
+	fn := &jsonRowsFn{pieceReader: r.reader(), jsonReading: jsonReading{Schema: text}}
+	return beam.ParDo(s, fn, r.pieces(s), beam.TypeDefinition{Var: beam.TType, T: t})
 }
 
 // A BytesRow is a record's value as a row.
@@ -148,24 +164,32 @@ var errTombstone = errors.New("it has a null value, of which no row can be made;
 type bytesRowsFn struct{ pieceReader }
 
 func (f *bytesRowsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, BytesRow)) error {
-	return f.read(ctx, rt, p, func(at beam.EventTime, r *Record) error {
+	return f.read(ctx, rt, p, toBytes(emit))
+}
+
+func toBytes(emit func(beam.EventTime, BytesRow)) taker {
+	return func(at beam.EventTime, r *Record) error {
 		if r.Value == nil {
 			return fmt.Errorf("record %d: %w", r.Offset, errTombstone)
 		}
 		emit(at, BytesRow{r.Value})
 		return nil
-	})
+	}
 }
 
 // textRowsFn reads values as texts.
 type textRowsFn struct{ pieceReader }
 
 func (f *textRowsFn) ProcessElement(ctx context.Context, rt *tracker, p Piece, emit func(beam.EventTime, TextRow)) error {
-	return f.read(ctx, rt, p, func(at beam.EventTime, r *Record) error {
+	return f.read(ctx, rt, p, toTexts(emit))
+}
+
+func toTexts(emit func(beam.EventTime, TextRow)) taker {
+	return func(at beam.EventTime, r *Record) error {
 		if r.Value == nil {
 			return fmt.Errorf("record %d: %w", r.Offset, errTombstone)
 		}
 		emit(at, TextRow{string(r.Value)})
 		return nil
-	})
+	}
 }

@@ -32,7 +32,13 @@ type Source struct {
 	EarliestAvailable bool `json:"earliest_available,omitempty"`
 	// FetchBytes is how much is asked for at a time; 4 MiB if 0.
 	FetchBytes int32 `json:"fetch_bytes,omitempty"`
+	// Group and Reset say where a Live starts for which Start says nothing. They
+	// mean nothing to a replay, which has no latest, though.
+	Group string `json:"group,omitempty"`
+	Reset Reset  `json:"reset,omitempty"`
 }
+
+const noLatest = "a replay reads what is there, and nothing is there after the latest record; leave it out, or say earliest"
 
 // A Bound is a place in every partition: the offset said for it, or else the
 // first record of that time or later.
@@ -72,6 +78,8 @@ const (
 	keyStopTime         = "trestle.stop.time"
 	keyRetention        = "trestle.retention"
 	keyOpenTransactions = "trestle.open.transactions"
+	keyMaxDelay         = "trestle.max.delay.ms"
+	keyIdleAfter        = "trestle.idle.after.ms"
 )
 
 // A setter takes one key's value into a source.
@@ -81,12 +89,11 @@ type setter func(s *Source, value string) error
 // mean nothing to a replay. No key names a file or an address beside the
 // brokers'.
 var consumerKeys = map[string]setter{
-	"auto.offset.reset": func(_ *Source, v string) error {
-		if v == "latest" {
-			return errors.New("a replay reads what is there, and nothing is there after the latest record; leave it out, or say earliest")
-		}
-		return oneOf(v, "earliest", "none")
+	"auto.offset.reset": func(s *Source, v string) error {
+		s.Reset = Reset(v)
+		return oneOf(v, string(FromEarliest), string(FromLatest), string(FromNowhere))
 	},
+	"group.id": func(s *Source, v string) error { s.Group = v; return nil },
 	"isolation.level": func(s *Source, v string) error {
 		s.Uncommitted = v == "read_uncommitted"
 		return oneOf(v, "read_committed", "read_uncommitted")
@@ -126,7 +133,8 @@ var consumerKeys = map[string]setter{
 	},
 	"allow.auto.create.topics": nil, "auto.commit.interval.ms": nil, "check.crcs": nil, "enable.auto.commit": nil,
 	"exclude.internal.topics": nil, "fetch.max.bytes": nil, "fetch.max.wait.ms": nil, "fetch.min.bytes": nil,
-	"group.id": nil, "group.instance.id": nil, "heartbeat.interval.ms": nil, "max.poll.interval.ms": nil,
+	keyMaxDelay: nil, keyIdleAfter: nil,
+	"group.instance.id": nil, "heartbeat.interval.ms": nil, "max.poll.interval.ms": nil,
 	"max.poll.records": nil, "session.timeout.ms": nil, "key.deserializer": nil, "value.deserializer": nil,
 }
 
@@ -203,6 +211,33 @@ func ParseConsumer(config map[string]string) (Source, error) {
 		}
 	}
 	return s, errors.Join(errs...)
+}
+
+// ParseLive reads a consumer config of what is read without an end. Its Policy has
+// no Stamp.
+func ParseLive(config map[string]string) (Live, error) {
+	var l Live
+	var errs []error
+	var err error
+	l.Source, err = ParseConsumer(config)
+	errs = append(errs, err)
+	if v := config[keyMaxDelay]; v != "" && v != "0" {
+		l.MaxDelay, err = parseMillis(v)
+		errs = append(errs, named("consumer config", keyMaxDelay, err))
+	}
+	switch v := config[keyIdleAfter]; v {
+	case "":
+	case "never":
+		l.IdleAfter = -1
+	default:
+		if l.IdleAfter, err = parseMillis(v); err != nil {
+			errs = append(errs, named("consumer config", keyIdleAfter, errors.New("want a number of milliseconds, or never")))
+		}
+	}
+	if strings.EqualFold(config["enable.auto.commit"], "true") {
+		errs = append(errs, errors.New("consumer config enable.auto.commit: offsets are committed with the bundles that read up to them; use commit_offset_in_finalize, and leave this out"))
+	}
+	return l, errors.Join(errs...)
 }
 
 // setLink sets a key that consumers and producers have in common.

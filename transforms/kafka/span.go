@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 )
@@ -20,6 +21,8 @@ type spanReader struct {
 	// eaten some; else that is an error.
 	skipGone func(from, to int64)
 	maxBytes int32
+	// live is set where the partition is read as far as it goes for now.
+	live *slice
 
 	position, end int64
 	trial         trial
@@ -34,6 +37,10 @@ type page struct {
 	batches []batch
 	from    int64
 	next    int64
+	limit   int64 // where the partition ended
+	size    int   // in bytes, as it came
+	// last says that nothing was behind it, not even what can't be read yet.
+	last bool
 }
 
 // pagesAhead is how many pages wait for their user: with the one being used and
@@ -64,32 +71,48 @@ func (s *spanReader) run(ctx context.Context, pages chan<- page) error {
 
 // fetch asks once, and waits before another time if that gave nothing.
 func (s *spanReader) fetch(ctx context.Context) (page, error) {
+	p, err := s.ask(ctx, fetchWait)
+	if err != nil {
+		return page{next: s.position}, s.trial.again(ctx, err)
+	}
+	return p, nil
+}
+
+// fetchWait is how long a broker may wait for records that aren't there yet.
+const fetchWait = 500 * time.Millisecond
+
+// ask asks once.
+func (s *spanReader) ask(ctx context.Context, wait time.Duration) (page, error) {
 	answer, err := s.client.call(ctx, &fetchCall{
 		topic: s.topic, partition: s.partition, offset: s.position, committed: s.committed,
-		clientID: s.client.clientID, maxBytes: s.maxBytes, minBytes: 1, waitMillis: 500,
+		clientID: s.client.clientID, maxBytes: s.maxBytes, minBytes: 1, waitMillis: int32(wait.Milliseconds()),
 	})
 	if err == nil {
 		f := answer.(*fetched)
-		if f.code != 0 {
-			err = kafkago.Error(f.code)
-		} else {
-			var p page
-			if p, err = s.open(ctx, f); err == nil {
-				return p, nil
-			}
+		if f.code == 0 {
+			return s.open(f)
 		}
+		err = kafkago.Error(f.code)
 	}
 	if errors.Is(err, kafkago.OffsetOutOfRange) {
 		return s.outOfRange(ctx)
 	}
-	return page{next: s.position}, s.trial.again(ctx, err)
+	return page{}, err
 }
 
 // errStill says that the partition doesn't go as far as it did.
 var errStill = errors.New("the partition ends here")
 
+// still is the error for a partition that ends too early.
+func (s *spanReader) still(limit int64) error {
+	if s.live != nil {
+		return fmt.Errorf("%w, before %d", errStill, limit)
+	}
+	return fmt.Errorf("%w, at %d, and is to be read to %d", errStill, limit, s.end)
+}
+
 // open looks into an answer.
-func (s *spanReader) open(ctx context.Context, f *fetched) (page, error) {
+func (s *spanReader) open(f *fetched) (page, error) {
 	p, err := s.batches(f)
 	if err != nil {
 		// Bytes may break on their way; on the disk they stay broken.
@@ -103,15 +126,20 @@ func (s *spanReader) open(ctx context.Context, f *fetched) (page, error) {
 	if s.committed && f.lastStable >= 0 {
 		limit = min(limit, f.lastStable)
 	}
+	p.limit, p.size, p.last = f.highWatermark, len(f.batches), p.next >= f.highWatermark
 	switch {
 	case p.next > s.position:
 		s.silent = 0
 		s.trial.over()
 		return p, nil
+	case s.live != nil:
+		// What was there up to the limit may have been compacted away.
+		p.last = p.last || !f.throttled && limit > s.position
+		return p, nil
 	case f.throttled:
 		return p, nil
 	case limit <= s.position:
-		return page{}, fmt.Errorf("%w, at %d, and is to be read to %d", errStill, limit, s.end)
+		return page{}, s.still(limit)
 	}
 	// Nothing is there up to the limit, and that is all: what was there has been
 	// compacted away. The limit is asked for before the records, so let it be
@@ -129,12 +157,12 @@ func (s *spanReader) open(ctx context.Context, f *fetched) (page, error) {
 func (s *spanReader) outOfRange(ctx context.Context) (page, error) {
 	first, err := s.client.offsets(ctx, s.topic, map[int32]int64{s.partition: earliest}, false)
 	if err != nil {
-		return page{}, err
+		return page{}, permanentError{err} // it was tried again there
 	}
 	start := first[s.partition]
 	if start <= s.position {
 		// A leader that has not caught up says so, too.
-		return page{next: s.position}, s.trial.again(ctx, fmt.Errorf("%w, and is to be read to %d", errStill, s.end))
+		return page{}, s.still(s.position)
 	}
 	if s.skipGone == nil {
 		return page{}, gone(s.position, start)

@@ -9,13 +9,18 @@ import (
 // A Restriction is a piece of a range that one call reads.
 type Restriction struct{ Start, End int64 }
 
+// unending is the End of what goes on as long as its partition does.
+const unending = math.MaxInt64
+
 // A tracker hands out the offsets of a restriction, many at a time, so that
-// neither a lock nor an allocation goes with each record. It may be split at any
-// offset that has not been handed out.
+// neither a lock nor an allocation goes with each record. What ends may be split
+// at any offset that has not been handed out. What doesn't end is read in order by
+// one at a time: it can be left off, for later, and not shared.
 type tracker struct {
 	mu      sync.Mutex
 	rest    Restriction
 	claimed int64 // all before it are handed out; rest.Start <= claimed <= rest.End
+	known   int64 // where the partition ended when that was last told
 	err     error
 }
 
@@ -55,6 +60,9 @@ func (t *tracker) GetError() error {
 func (t *tracker) TrySplit(fraction float64) (primary, residual any, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.rest.End == unending && fraction > 0 {
+		return t.rest, nil, nil
+	}
 	left := t.rest.End - t.claimed
 	keep := int64(math.Ceil(min(max(fraction, 0), 1) * float64(left)))
 	at := t.claimed + min(keep, left)
@@ -66,10 +74,20 @@ func (t *tracker) TrySplit(fraction float64) (primary, residual any, err error) 
 	return t.rest, rest, nil
 }
 
-// GetProgress counts offsets.
+// reaches tells where the partition ends now.
+func (t *tracker) reaches(end int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.known = end
+}
+
+// GetProgress counts offsets. There is always something left of what doesn't end.
 func (t *tracker) GetProgress() (done, remaining float64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.rest.End == unending {
+		return float64(t.claimed - t.rest.Start), float64(max(t.known-t.claimed, 1))
+	}
 	return float64(t.claimed - t.rest.Start), float64(t.rest.End - t.claimed)
 }
 
@@ -87,5 +105,9 @@ func (t *tracker) GetRestriction() any {
 	return t.rest
 }
 
-// IsBounded says that a replay ends.
-func (t *tracker) IsBounded() bool { return true }
+// IsBounded reports whether it ends.
+func (t *tracker) IsBounded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rest.End != unending
+}

@@ -75,3 +75,26 @@ func TestCheckpoint(t *testing.T) {
 		t.Error("claimed a string")
 	}
 }
+
+// TestUnending is left off and never shared, and has always something left.
+func TestUnending(t *testing.T) {
+	tr := newTracker(Restriction{Start: 5, End: unending})
+	if got := tr.claim(20); got != 20 || tr.IsDone() || tr.IsBounded() {
+		t.Errorf("claimed up to %d, done %v, bounded %v", got, tr.IsDone(), tr.IsBounded())
+	}
+	tr.reaches(20)
+	if done, left := tr.GetProgress(); done != 15 || left != 1 {
+		t.Errorf("%v is done, %v is left", done, left)
+	}
+	for _, fraction := range []float64{0.01, 0.5, 1} {
+		if p, r, err := tr.TrySplit(fraction); p != (Restriction{Start: 5, End: unending}) || r != nil || err != nil {
+			t.Errorf("split into %v and %v: %v", p, r, err)
+		}
+	}
+	if p, r, err := tr.TrySplit(0); p != (Restriction{Start: 5, End: 20}) || r != (Restriction{Start: 20, End: unending}) || err != nil {
+		t.Errorf("left off with %v and %v: %v", p, r, err)
+	}
+	if got := tr.claim(30); got != 20 || !tr.IsDone() || !tr.IsBounded() {
+		t.Errorf("then claimed up to %d, done %v, bounded %v", got, tr.IsDone(), tr.IsBounded())
+	}
+}
