@@ -38,7 +38,8 @@ type runningTask struct {
 	slot    int
 	started time.Time // zero until it was reported
 	Amounts
-	metrics []byte
+	metrics    []byte
+	watermarks *Watermarks // nil unless it streams, and has told
 }
 
 // NewBoard returns a Board that shows nothing yet. It posts what records have
@@ -279,6 +280,9 @@ func (b *Board) progress(p *task.Progress) {
 	if r := b.runs(p.ID); r != nil {
 		r.Amounts = Amounts{InBytes: p.InBytes, OutBytes: p.OutBytes, InElements: p.InElements, OutElements: p.OutElements}
 		r.metrics = p.Metrics
+		if w := p.Watermarks; w != nil {
+			r.watermarks = &Watermarks{Input: Watermark(w.Input), Output: Watermark(w.Output)}
+		}
 	}
 }
 

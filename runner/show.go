@@ -1,9 +1,12 @@
 package runner
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
+	"trestle/element"
 	"trestle/raftmeta/catalog"
 )
 
@@ -99,11 +102,15 @@ func stage(j *catalog.Job, l *live, at int) Stage {
 		out.OutBytes += t.OutBytes
 		out.InElements += t.InElements
 		out.OutElements += t.OutElements
+		out.Watermarks = least(out.Watermarks, t.Watermarks)
 		out.Started = earlier(out.Started, t.Started)
 		if t.Ended.After(out.Ended) {
 			out.Ended = t.Ended
 		}
 		out.Tasks = append(out.Tasks, t)
+	}
+	if out.Watermarks != nil && slices.ContainsFunc(out.Tasks, silent) {
+		out.Watermarks = &Watermarks{Input: Watermark(element.MinTimestamp), Output: Watermark(element.MinTimestamp)}
 	}
 	switch {
 	case st.Complete():
@@ -114,6 +121,17 @@ func stage(j *catalog.Job, l *live, at int) Stage {
 		out.Ended = time.Time{}
 	}
 	return out
+}
+
+// silent reports whether a task has still to say how far it is.
+func silent(t Task) bool { return t.State != Finished && t.Watermarks == nil }
+
+// least is how far both are; nil says nothing.
+func least(a, b *Watermarks) *Watermarks {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return &Watermarks{Input: min(a.Input, b.Input), Output: min(a.Output, b.Output)}
 }
 
 // halt shows a stage that its job's end has stopped.
@@ -162,6 +180,7 @@ func shownTask(l *live, st *catalog.Stage, index int) Task {
 	}
 	if r := l.running[catalog.TaskID{Stage: st.Stage, Index: index, Attempt: t.Attempt}]; r != nil {
 		out.State, out.TaskManager, out.Slot, out.Started, out.Amounts = Running, r.manager, r.slot, r.started, r.Amounts
+		out.Watermarks = r.watermarks
 	}
 	return out
 }

@@ -2,8 +2,10 @@ package runner
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 
+	"trestle/element"
 	"trestle/raftmeta/catalog"
 	"trestle/runner/jobgraph"
 )
@@ -81,7 +83,8 @@ type Stage struct {
 	Started     time.Time         `json:"started,omitzero"`
 	Ended       time.Time         `json:"ended,omitzero"`
 	Amounts
-	Tasks []Task `json:"tasks,omitempty"`
+	Watermarks *Watermarks `json:"watermarks,omitempty"` // the least of its running tasks'
+	Tasks      []Task      `json:"tasks,omitempty"`
 }
 
 // Amounts are what went in and out so far.
@@ -103,7 +106,52 @@ type Task struct {
 	Ended       time.Time `json:"ended,omitzero"`
 	Failures    int       `json:"failures,omitempty"` // of earlier attempts
 	Amounts
-	Durable string `json:"durable,omitempty"` // of what it wrote: memory, disk or blob
+	Watermarks *Watermarks `json:"watermarks,omitempty"` // while it runs, and streams
+	Durable    string      `json:"durable,omitempty"`    // of what it wrote: memory, disk or blob
+}
+
+// Watermarks are how far in event time a streaming task is, or a stage of such:
+// nothing earlier will come in, and nothing earlier will go out, but what is
+// late.
+type Watermarks struct {
+	Input  Watermark `json:"input"`
+	Output Watermark `json:"output"`
+}
+
+// A Watermark is told in milliseconds since the epoch, and as -inf and +inf at
+// Beam's bounds.
+type Watermark element.Timestamp
+
+// MarshalText tells it; see the type.
+func (w Watermark) MarshalText() ([]byte, error) {
+	if w >= Watermark(element.EndOfGlobalWindow) {
+		w = Watermark(element.MaxTimestamp)
+	}
+	return []byte(element.Timestamp(w).String()), nil
+}
+
+// UnmarshalText reads what MarshalText tells.
+func (w *Watermark) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case element.MinTimestamp.String():
+		*w = Watermark(element.MinTimestamp)
+		return nil
+	case element.MaxTimestamp.String():
+		*w = Watermark(element.MaxTimestamp)
+		return nil
+	}
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	*w = Watermark(n)
+	return err
+}
+
+// String tells it to people: a time, or one of the bounds.
+func (w Watermark) String() string {
+	if w <= Watermark(element.MinTimestamp) || w >= Watermark(element.EndOfGlobalWindow) {
+		text, _ := w.MarshalText()
+		return string(text)
+	}
+	return time.UnixMilli(int64(w)).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
 // A Failure is something that went wrong on the way.

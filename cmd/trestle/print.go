@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,10 +84,22 @@ func printJob(w io.Writer, job *runner.Job, tasks bool) {
 		}
 	}
 	fmt.Fprintln(w)
-	t := newTable("STAGE", "REGION", "ROOT", "STATE", "TASKS", "IN", "BYTES", "OUT", "BYTES", "TOOK", "NAME")
+	streams := slices.ContainsFunc(job.Stages, func(s runner.Stage) bool { return s.Watermarks != nil })
+	head := []string{"STAGE", "REGION", "ROOT", "STATE", "TASKS", "IN", "BYTES", "OUT", "BYTES", "TOOK"}
+	if streams {
+		head = append(head, "WATERMARK")
+	}
+	t := newTable(append(head, "NAME")...)
 	for _, s := range job.Stages {
-		t.row(string(s.ID), string(s.Region), string(s.Root), string(s.State), fmt.Sprintf("%d/%d", finished(s.Tasks), s.Parallelism),
-			web.Count(s.InElements), web.Bytes(s.InBytes), web.Count(s.OutElements), web.Bytes(s.OutBytes), took(s.Started, s.Ended), shorten(web.StageLabel(s.Name), 70))
+		row := []string{string(s.ID), string(s.Region), string(s.Root), string(s.State), fmt.Sprintf("%d/%d", finished(s.Tasks), s.Parallelism),
+			web.Count(s.InElements), web.Bytes(s.InBytes), web.Count(s.OutElements), web.Bytes(s.OutBytes), took(s.Started, s.Ended)}
+		switch {
+		case streams && s.Watermarks != nil:
+			row = append(row, s.Watermarks.Output.String())
+		case streams:
+			row = append(row, "")
+		}
+		t.row(append(row, shorten(web.StageLabel(s.Name), 70))...)
 	}
 	t.print(w)
 	if tasks {

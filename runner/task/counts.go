@@ -13,6 +13,7 @@ import (
 type counts struct {
 	totals                                     *totals // of the TaskManager
 	inBytes, outBytes, inElements, outElements atomic.Int64
+	reached                                    atomic.Pointer[Watermarks] // nil unless it streams
 
 	mu        sync.Mutex
 	committed *metrics.Set // of the bundles that have committed
@@ -55,6 +56,13 @@ func (c *counts) attempted(set *metrics.Set) {
 	c.underWay = set
 }
 
+// reach notes watermarks. Only the task calls it.
+func (c *counts) reach(w Watermarks) {
+	if old := c.reached.Load(); old == nil || *old != w {
+		c.reached.Store(&w)
+	}
+}
+
 // progress tells the task's counts with the metrics that were committed and
 // those of the bundle under way. Of that, elements are known as far as the
 // worker has told; bytes count when it has ended.
@@ -63,6 +71,7 @@ func (c *counts) progress(id ID) *Progress {
 		ID:      id,
 		InBytes: c.inBytes.Load(), OutBytes: c.outBytes.Load(),
 		InElements: c.inElements.Load(), OutElements: c.outElements.Load(),
+		Watermarks: c.reached.Load(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

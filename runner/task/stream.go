@@ -410,6 +410,7 @@ func (s *stream) tell(ctx context.Context) error {
 	if m == watermark.End && !s.idle() {
 		m.Watermark-- // something may come that holds nothing back
 	}
+	s.r.live.reach(Watermarks{Input: s.marks.Input(), Output: m.Watermark})
 	if m == s.told {
 		return nil
 	}

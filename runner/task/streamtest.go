@@ -93,6 +93,7 @@ func (s *stream) playEvent(ctx context.Context, e *pipepb.TestStreamPayload_Even
 			return nil
 		}
 		s.told = watermark.Mark{Watermark: at}
+		s.r.live.reach(Watermarks{Input: at, Output: at})
 		return s.sendMark(ctx, s.told)
 	case *pipepb.TestStreamPayload_Event_ProcessingTimeEvent:
 		s.job.advance(e.ProcessingTimeEvent.GetAdvanceDuration())

@@ -2,6 +2,7 @@
 package task
 
 import (
+	"trestle/element"
 	"trestle/runner/jobgraph"
 )
 
@@ -111,4 +112,9 @@ type Progress struct {
 	ID
 	InBytes, OutBytes, InElements, OutElements int64
 	Metrics                                    []byte
+	Watermarks                                 *Watermarks // of a streaming task
 }
+
+// Watermarks are how far a streaming task is: what its inputs have said, and
+// what it has told downstream.
+type Watermarks struct{ Input, Output element.Timestamp }
