@@ -100,3 +100,29 @@ func (s *Strategy) Hold(k *Key) element.Timestamp {
 	}
 	return hold
 }
+
+// Blind reports whether what elements do to a key is independent of what was
+// there, as long as their windows and those of the key haven't ended: then they
+// may be added to an empty Key, and that be joined with the other one later.
+func (s *Strategy) Blind() bool { return s.Merging == window.NoMerging && s.Trigger.Blind() }
+
+// Join adds what was added to another Key later on. The Strategy is Blind, and
+// no window of later had ended when the last element was added to it.
+func (s *Strategy) Join(k *Key, later *Key) {
+	for _, l := range later.live {
+		at, ok := k.find(l.window)
+		if !ok {
+			k.live = slices.Insert(k.live, at, l)
+			continue
+		}
+		into := &k.live[at]
+		into.buffered = into.buffered || l.buffered
+		into.pending += l.pending
+		if l.held {
+			if into.held {
+				l.hold = s.combine(into.hold, l.hold)
+			}
+			into.held, into.hold = true, l.hold
+		}
+	}
+}

@@ -210,3 +210,50 @@ func contents(panes []emitted) []string {
 	slices.Sort(out)
 	return out
 }
+
+// Of a blind strategy a key is the same, whether elements are added to it one
+// after the other or in parts that are joined.
+func TestJoin(t *testing.T) {
+	blind := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		ws := drawStrategy(rt, t, "fixed=10", "sliding=10/5", "global")
+		s, err := pane.StrategyOf(ws)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if !s.Blind() {
+			return
+		}
+		blind++
+		fn, err := window.FnOf(ws)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		now := pane.Now{Input: 0, Output: element.Timestamp(rapid.IntRange(-5, 0).Draw(rt, "output"))}
+		var whole, joined, part pane.Key
+		for range rapid.IntRange(1, 12).Draw(rt, "elements") {
+			at := element.Timestamp(rapid.IntRange(0, 50).Draw(rt, "at"))
+			elems := []pane.Element{{Timestamp: at, Windows: fn.Assign(nil, at)}}
+			for _, k := range []*pane.Key{&whole, &part} {
+				ops, err := s.Add(k, now, elems, nil, nil)
+				if err != nil || slices.ContainsFunc(ops, func(op pane.Op) bool { return op.Kind != pane.Append }) {
+					rt.Fatalf("%v, %v", ops, err)
+				}
+			}
+			if rapid.Bool().Draw(rt, "join") {
+				s.Join(&joined, &part)
+				part = pane.Key{}
+				if hold := s.Hold(&joined); hold != s.Hold(&whole) {
+					rt.Fatalf("in parts it holds %s, whole %s", hold, s.Hold(&whole))
+				}
+			}
+		}
+		s.Join(&joined, &part)
+		if got, want := s.Append(nil, &joined), s.Append(nil, &whole); !slices.Equal(got, want) {
+			rt.Fatalf("joined parts are %x, the whole is %x", got, want)
+		}
+	})
+	if blind == 0 {
+		t.Error("no strategy was blind")
+	}
+}

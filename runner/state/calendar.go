@@ -45,7 +45,7 @@ func (c *calendar) onDisk(date []byte) bool { return c.bound != "" && string(dat
 
 func (c *calendar) name(date string) []byte { return append(slices.Clip(c.prefix), date...) }
 
-// add adds a date that isn't there.
+// add adds a date, which may be there.
 func (c *calendar) add(encoded []byte, b *pebble.Batch) error {
 	if c.onDisk(encoded) {
 		c.buf = append(append(c.buf[:0], c.prefix...), encoded...)
@@ -53,6 +53,9 @@ func (c *calendar) add(encoded []byte, b *pebble.Batch) error {
 	}
 	if c.near == nil {
 		c.near = map[string]struct{}{}
+	}
+	if _, ok := c.near[string(encoded)]; ok {
+		return nil
 	}
 	date := string(encoded)
 	c.near[date] = struct{}{}
@@ -89,7 +92,7 @@ func (c *calendar) push(b *pebble.Batch) error {
 	return nil
 }
 
-// remove removes a date that is there.
+// remove removes a date, if it is there.
 func (c *calendar) remove(encoded []byte, b *pebble.Batch) error {
 	if c.onDisk(encoded) {
 		c.buf = append(append(c.buf[:0], c.prefix...), encoded...)

@@ -39,6 +39,12 @@ func (t *Table[V]) first(calendar int) (string, error) {
 		if !ok {
 			return first, nil
 		}
+		if t.IsPart(v) { // the date is of what is on disk
+			if _, err := t.Whole(v); err != nil {
+				return "", err
+			}
+			continue
+		}
 		v.entry().dated &^= 1 << calendar
 		c.pop()
 	}
@@ -113,4 +119,28 @@ func (t *Table[V]) date(i int, e *Entry, at element.Timestamp) error {
 	e.dates[i] = at
 	t.name = appendDate(t.name[:0], at, e.group, e.key)
 	return t.calendars[i].add(t.name, b)
+}
+
+// leastDates leaves of the dates of two parts the first ones: for what else a
+// key waits it will say itself.
+func (t *Table[V]) leastDates(e, was *Entry) error {
+	for i := range t.calendars {
+		if was.dated&(1<<i) == 0 {
+			continue
+		}
+		least, other := was.dates[i], was.dates[i]
+		if e.dated&(1<<i) != 0 {
+			least, other = min(least, e.dates[i]), max(other, e.dates[i])
+		}
+		e.dated |= 1 << i
+		if e.dates[i] = other; other == least {
+			continue
+		}
+		if err := t.date(i, e, element.MaxTimestamp); err != nil {
+			return err
+		}
+		e.dated |= 1 << i
+		e.dates[i] = least
+	}
+	return nil
 }

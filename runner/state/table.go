@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"trestle/element"
@@ -27,7 +28,7 @@ type Table[V Kept] struct {
 	prefix []byte
 
 	young, old map[string]V // old: not asked for since the last turn
-	disk       int          // keys that are in the store alone
+	disk       int          // keys that are in the store alone; those in parts count as often
 	calendars  []calendar
 	held       int64 // bytes in memory
 	taken      int64 // of them, from the budget
@@ -56,6 +57,7 @@ type Entry struct {
 	group  uint16
 	stored bool // there is a record of it, of now or of once
 	here   bool // it is in memory, and in its table
+	part   bool // there may be a record of it that is not in it
 	dated  byte // a bit for each calendar that has it, at the time of dates
 	dates  [mostCalendars]element.Timestamp
 }
@@ -109,14 +111,9 @@ func (t *Table[V]) Len() int { return len(t.young) + len(t.old) + t.disk }
 
 // Get gives what is kept under a key, if anything.
 func (t *Table[V]) Get(key []byte) (v V, ok bool, err error) {
-	if v, ok = t.young[string(key)]; ok {
-		return v, true, nil
-	}
-	if v, ok = t.old[string(key)]; ok {
-		k := v.entry().key
-		delete(t.old, k)
-		t.young[k] = v
-		return v, true, nil
+	if v, ok = t.Part(key); ok {
+		v, err = t.Whole(v)
+		return v, err == nil, err
 	}
 	if t.disk == 0 {
 		return v, false, nil
@@ -127,19 +124,28 @@ func (t *Table[V]) Get(key []byte) (v V, ok bool, err error) {
 	return t.fetch(key)
 }
 
-// fetch brings a key back from disk.
-func (t *Table[V]) fetch(key []byte) (v V, ok bool, err error) {
+// record is a key's record on disk, to be closed; nil if there is none.
+func (t *Table[V]) record(group uint16, key string) ([]byte, io.Closer, error) {
 	db, err := t.store.tree()
 	if err != nil {
-		return v, false, err
+		return nil, nil, err
 	}
-	group := t.opt.Group(key)
-	record, closer, err := db.Get(t.recordName(group, string(key)))
+	record, closer, err := db.Get(t.recordName(group, key))
 	if errors.Is(err, pebble.ErrNotFound) {
-		return v, false, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return v, false, fmt.Errorf("read state from disk: %w", err)
+		return nil, nil, fmt.Errorf("read state from disk: %w", err)
+	}
+	return record, closer, nil
+}
+
+// fetch brings a key back from disk.
+func (t *Table[V]) fetch(key []byte) (v V, ok bool, err error) {
+	group := t.opt.Group(key)
+	record, closer, err := t.record(group, string(key))
+	if record == nil {
+		return v, false, err
 	}
 	v, err = t.enter(group, string(key), record)
 	if closed := closer.Close(); err == nil {
@@ -150,24 +156,6 @@ func (t *Table[V]) fetch(key []byte) (v V, ok bool, err error) {
 
 var errRecord = errors.New("a record of state on disk is malformed")
 
-// enter makes of a record what it was. Its dates stay in the calendars: most
-// keys that come back leave again with the same ones.
-func (t *Table[V]) enter(group uint16, key string, record []byte) (v V, err error) {
-	e := Entry{key: key, group: group, stored: true, here: true}
-	if record, err = t.cutDates(&e, record); err != nil {
-		return v, err
-	}
-	v, bytes, err := t.pager.Enter(key, record)
-	if err != nil {
-		return v, fmt.Errorf("read state from disk: %w", err)
-	}
-	*v.entry() = e
-	t.young[key] = v
-	t.disk--
-	t.Resize(v, bytes)
-	return v, nil
-}
-
 // Add keeps v, of so many bytes, under a key that Get doesn't find.
 func (t *Table[V]) Add(key string, v V, bytes int64) {
 	_, stored := t.dead[key]
@@ -176,17 +164,14 @@ func (t *Table[V]) Add(key string, v V, bytes int64) {
 	t.Resize(v, bytes)
 }
 
-// Remove forgets v, if it wasn't removed before.
+// Remove forgets v, if it wasn't removed before. Of what is a part nothing but
+// that is forgotten.
 func (t *Table[V]) Remove(v V) error {
 	e := v.entry()
 	if !e.here {
 		return nil
 	}
-	e.here = false
-	t.grow(-e.bytes)
-	e.bytes = 0
-	delete(t.young, e.key)
-	delete(t.old, e.key)
+	t.forget(e)
 	if !e.stored {
 		return nil
 	}
@@ -317,18 +302,24 @@ func (t *Table[V]) put(v V) (wrote int64, err error) {
 	for i := range t.times {
 		t.times[i] = element.MaxTimestamp
 	}
-	t.buf = t.pager.Leave(t.buf[:0], v, t.times)
+	const room = 4 // for the record's length, in front
+	t.buf = t.pager.Leave(append(t.buf[:0], 0, 0, 0, 0), v, t.times)
 	for i, at := range t.times {
 		if err := t.date(i, e, at); err != nil {
 			return 0, err
 		}
 	}
 	t.buf = t.appendDates(t.buf, e)
+	binary.BigEndian.PutUint32(t.buf, uint32(len(t.buf)-room))
 	b, err := t.batch()
 	if err != nil {
 		return 0, err
 	}
-	if err := b.Set(t.recordName(e.group, e.key), t.buf, nil); err != nil {
+	write := b.Set
+	if e.part {
+		write = b.Merge // behind what is there
+	}
+	if err := write(t.recordName(e.group, e.key), t.buf, nil); err != nil {
 		return 0, err
 	}
 	delete(t.dead, e.key)

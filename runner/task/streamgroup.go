@@ -20,6 +20,7 @@ type grouping struct {
 	keys  paged[*groupKey]
 	ops   []pane.Op
 	one   [1][]byte // the value of the element at hand
+	blind bool      // see keyFor
 
 	merger *windowMerger // nil: windows don't merge, or by the rule of sessions
 
@@ -70,6 +71,7 @@ func (k *groupKey) take(w window.Window) (v values) {
 
 func newGrouping(s *stream) *grouping {
 	g := &grouping{s: s, panes: s.r.prog.Stream.Panes}
+	g.blind = g.panes.Blind()
 	g.keys = newPaged(s, state.Pager[*groupKey](groupPager{g}))
 	for _, in := range s.r.spec.Inputs {
 		g.w = s.r.prog.Feed[s.r.prog.Dataset(in.Dataset).Collection]
@@ -95,6 +97,24 @@ func (g *grouping) key(key []byte) *groupKey {
 	return k
 }
 
+// keyFor is what must be known of a key that an element of these windows comes
+// for: where nothing is decided before they end, what memory has of it is
+// enough, and what is on disk is left there.
+func (g *grouping) keyFor(key []byte, wins []window.Window, input element.Timestamp) *groupKey {
+	if !g.blind || slices.ContainsFunc(wins, func(w window.Window) bool { return window.Passed(input, w.MaxTimestamp()) }) {
+		return g.key(key)
+	}
+	k := g.keys.part(key)
+	switch {
+	case k == nil:
+		k = newGroupKey()
+		g.keys.addPart(string(key), k)
+	case k.event.place > 0 && k.event.at <= input:
+		k = g.keys.whole(k) // it is told of the end of another window now
+	}
+	return k
+}
+
 func (g *grouping) add(ctx context.Context, block []byte, _ int) error {
 	if g.merger != nil {
 		return g.addMerging(ctx, block)
@@ -107,11 +127,11 @@ func (g *grouping) add(ctx context.Context, block []byte, _ int) error {
 		if block, err = g.w.Next(block, &v); err != nil {
 			return err
 		}
-		k := g.key(v.Key())
 		elems[0] = pane.Element{Timestamp: v.Timestamp(), Windows: elems[0].Windows[:0]}
 		if elems[0].Windows, err = decodeWindows(g.w, elems[0].Windows, &v); err != nil {
 			return err
 		}
+		k := g.keyFor(v.Key(), elems[0].Windows, now.Input)
 		if g.ops, err = g.panes.Add(&k.panes, now, elems, nil, g.ops[:0]); err != nil {
 			return err
 		}
@@ -188,16 +208,21 @@ func (g *grouping) settle(k *groupKey) {
 	}
 }
 
-// wait notes what the key waits for and holds back. The output watermark is
-// behind the input's, and stays there until all keys that wait for that one are
-// told: what comes out then needs no hold for anything that isn't before.
+// holds is what a key holds back. The output watermark is behind the input's,
+// and stays there until all keys that wait for that one are told: what comes out
+// then needs no hold for anything that isn't before, and is due.
+func (g *grouping) holds(k *pane.Key) (hold element.Timestamp, due bool) {
+	hold = g.panes.Hold(k)
+	if hold < element.MaxTimestamp && hold >= g.panes.Wake(k).Event-1 {
+		return element.MaxTimestamp, true
+	}
+	return hold, false
+}
+
+// wait notes what the key waits for and holds back.
 func (g *grouping) wait(k *groupKey) {
 	wake, live := g.panes.Wake(&k.panes), !k.panes.Empty()
-	hold := g.panes.Hold(&k.panes)
-	due := hold < element.MaxTimestamp && hold >= wake.Event-1
-	if due {
-		hold = element.MaxTimestamp
-	}
+	hold, due := g.holds(&k.panes)
 	if due != k.due {
 		k.due = due
 		if due {
@@ -232,7 +257,7 @@ func (g *grouping) step(context.Context) (bool, error) {
 			return did, g.keys.err
 		}
 		did = true
-		k := slot.item
+		k := g.keys.whole(slot.item)
 		g.ops = g.panes.Advance(&k.panes, now, g.ops[:0])
 		if err := g.do(k, nil); err != nil {
 			return did, err

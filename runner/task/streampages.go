@@ -8,6 +8,7 @@ import (
 
 	"trestle/element"
 	"trestle/runner/bundle"
+	"trestle/runner/pane"
 	"trestle/runner/state"
 )
 
@@ -56,6 +57,21 @@ func (p *paged[V]) get(key []byte) V {
 	return v
 }
 
+// part is what is known of a key in memory, which may not be all; nil if nothing
+// is.
+func (p *paged[V]) part(key []byte) V {
+	v, _ := p.table.Part(key)
+	return v
+}
+
+// whole is a part and all else that is known of its key.
+func (p *paged[V]) whole(v V) V {
+	v, err := p.table.Whole(v)
+	p.note(err)
+	return v
+}
+
+func (p *paged[V]) addPart(key string, v V) { p.table.AddPart(key, v, 0) }
 func (p *paged[V]) add(key string, v V)     { p.table.Add(key, v, 0) }
 func (p *paged[V]) remove(v V)              { p.note(p.table.Remove(v)) }
 func (p *paged[V]) resize(v V, bytes int64) { p.table.Resize(v, bytes) }
@@ -160,31 +176,50 @@ func (p groupPager) Leave(dst []byte, k *groupKey, times []element.Timestamp) []
 
 // Enter takes a key back; see state.Pager.
 func (p groupPager) Enter(_ string, record []byte) (*groupKey, int64, error) {
-	g := p.g
 	k := newGroupKey()
-	r := state.ReadRecord(record)
-	for n := r.Count(); n > 0; n-- {
-		w, err := decodeWindow(g.w, r.Bytes())
-		if err != nil {
-			return nil, 0, err
-		}
-		b := k.into(w)
-		b.count = int(r.Number())
-		b.bytes = slices.Clone(r.Bytes())
-		k.bytes += int64(len(b.bytes))
-	}
-	if r.Bad() {
-		return nil, 0, errRecord
-	}
 	var err error
-	if k.panes, err = g.panes.Decode(r.Rest()); err != nil {
+	if k.panes, err = p.read(k, record); err != nil {
 		return nil, 0, err
 	}
-	g.wait(k)
+	p.g.wait(k)
 	if k.due {
-		g.s.due-- // it was counted when it left
+		p.g.s.due-- // it was counted when it left
 	}
 	return k, k.size(), nil
+}
+
+// Join takes what else came of a key; see state.Joiner.
+func (p groupPager) Join(k *groupKey, record []byte) (int64, error) {
+	panes, err := p.read(k, record)
+	if err != nil {
+		return 0, err
+	}
+	if _, due := p.g.holds(&panes); due {
+		p.g.s.due--
+	}
+	p.g.panes.Join(&k.panes, &panes)
+	p.g.wait(k)
+	return k.size(), nil
+}
+
+// read adds the values of a record to a key, and gives the panes.
+func (p groupPager) read(k *groupKey, record []byte) (panes pane.Key, err error) {
+	r := state.ReadRecord(record)
+	for n := r.Count(); n > 0; n-- {
+		w, err := decodeWindow(p.g.w, r.Bytes())
+		if err != nil {
+			return panes, err
+		}
+		b := k.into(w)
+		b.count += int(r.Number())
+		values := r.Bytes()
+		b.bytes = append(b.bytes, values...)
+		k.bytes += int64(len(values))
+	}
+	if r.Bad() {
+		return panes, errRecord
+	}
+	return p.g.panes.Decode(r.Rest())
 }
 
 // timerPager makes records of timers.

@@ -88,6 +88,18 @@ type Now struct {
 // trigger ready.
 func (t *Tree) Timed() bool { return t.timed }
 
+// Blind reports whether nothing but the end of the window makes the trigger
+// ready: until then its State is the zero State, whatever is added.
+func (t *Tree) Blind() bool {
+	switch root := &t.nodes[0]; root.kind {
+	case byDefault, never:
+		return true
+	case endOfWindow:
+		return len(root.subs) == 0
+	}
+	return false
+}
+
 var names = [...]string{
 	byDefault: "default", endOfWindow: "eow", elementCount: "count", processing: "after",
 	synchronized: "synchronized", always: "always", never: "never", afterAll: "all",
