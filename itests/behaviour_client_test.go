@@ -3,6 +3,7 @@ package itests
 import (
 	"context"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestClientGone(t *testing.T) {
 	}
 	defer func() { _, _ = client.Process.Kill(), client.Wait() }()
 	id := awaitState(t, jobs, jobpb.JobState_RUNNING, time.Minute)
-	time.Sleep(3 * time.Second) // its first element, and then nothing
+	awaitIdle(t, s, id)
 	if err := client.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -34,6 +35,28 @@ func TestClientGone(t *testing.T) {
 	if err != nil || !strings.Contains(string(said), "the client's own worker (LOOPBACK") {
 		t.Errorf("the job doesn't say why it failed: %v %s", err, said)
 	}
+}
+
+// awaitIdle waits until a job's source has made what there is for now, and waits
+// for the next: its watermark is that time, minutes ahead.
+func awaitIdle(t *testing.T, s server, id string) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(100 * time.Millisecond) {
+		var job struct {
+			Stages []struct {
+				Root       string
+				Watermarks struct{ Output string }
+			}
+		}
+		getJSON(t, s, "/api/v1/jobs/"+id, &job)
+		for _, st := range job.Stages {
+			millis, err := strconv.ParseInt(st.Watermarks.Output, 10, 64)
+			if st.Root == "restrictions" && err == nil && time.Until(time.UnixMilli(millis)) > time.Minute {
+				return
+			}
+		}
+	}
+	t.Fatal("the job's source doesn't wait")
 }
 
 // awaitState waits until the one job there is has come to a state, and tells its
