@@ -25,7 +25,8 @@ import (
 // followed can neither pull nor give back any more: it may still be at work, and
 // what it had in its hands is with its successor.
 type queue struct {
-	open func(ctx context.Context) (*readSource, error)
+	open  func(ctx context.Context) (*readSource, error)
+	tasks int // of the stage
 
 	mu      sync.Mutex
 	closed  bool
@@ -95,9 +96,10 @@ var (
 	errNoQueue  = errors.New("the stage's queue of restrictions was released")
 )
 
-func newQueue(open func(ctx context.Context) (*readSource, error), budget *membudget.Budget, dir string) *queue {
+func newQueue(open func(ctx context.Context) (*readSource, error), tasks int, budget *membudget.Budget, dir string) *queue {
 	return &queue{
 		open:    open,
+		tasks:   max(1, tasks),
 		ledger:  ledger{dir: dir, budget: budget},
 		logs:    map[int]*taskLog{},
 		changed: make(chan struct{}),
@@ -246,10 +248,12 @@ func (q *queue) take(ctx context.Context, log *taskLog) (got *pulled, next time.
 	}
 }
 
-// ripe takes out a share of what the task may do now.
+// ripe takes out a share of what the task may do now: of R restrictions one of
+// P tasks takes ⌈R/P⌉, so that bundles are few while there is much to do, and
+// small at the end (Polychronopoulos and Kuck, "Guided Self-Scheduling", 1987).
+// What a task has not begun comes back when another one has nothing.
 func (q *queue) ripe(index int) (got *pulled, next time.Time) {
-	// A share that leaves some for the others, and for later.
-	want := min(max(1, len(q.items)/(4*max(1, len(q.logs)))), maxPull)
+	want := min((len(q.items)+q.tasks-1)/q.tasks, maxPull)
 	now := time.Now()
 	bytes := 0
 	keep := q.items[:0]

@@ -16,7 +16,7 @@ import (
 
 // newTestQueue returns a queue whose stage reads nothing, with these elements in it.
 func newTestQueue(elements ...string) *queue {
-	q := newQueue(func(context.Context) (*readSource, error) { return &readSource{}, nil }, membudget.New(1<<20), os.TempDir())
+	q := newQueue(func(context.Context) (*readSource, error) { return &readSource{}, nil }, 2, membudget.New(1<<20), os.TempDir())
 	var rs []bundle.Residual
 	for _, e := range elements {
 		rs = append(rs, bundle.Residual{Element: []byte(e)})
@@ -226,6 +226,24 @@ func TestQueueCheckpoint(t *testing.T) {
 	})
 }
 
+// The shares of two tasks become smaller as there is less left.
+func TestQueueShares(t *testing.T) {
+	q := newTestQueue(strings.Split("abcdefghij", "")...)
+	logs := []*taskLog{begin(t, q, 0), begin(t, q, 1)}
+	var shares []int
+	for i := 0; len(q.items) > 0; i++ {
+		p, err := take(t.Context(), q, logs[i%2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		shares = append(shares, len(p.items))
+		give(t, q, logs[i%2], p.items, nil)
+	}
+	if want := []int{5, 3, 1, 1}; !slices.Equal(shares, want) {
+		t.Errorf("shares %v, want %v", shares, want)
+	}
+}
+
 // A task that is cancelled while it waits ends with the reason.
 func TestQueueCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -251,7 +269,7 @@ func TestQueueCancel(t *testing.T) {
 // A task elsewhere that has gone silent doesn't hold the others up; what it took
 // is its successor's, whatever it says when it comes back.
 func TestQueueSilentTask(t *testing.T) {
-	q := newTestQueue("a", "b", "c")
+	q := newTestQueue("a", "b", "c", "d")
 	lost, other := begin(t, q, 0), begin(t, q, 1)
 	q.visited(lost)()
 	for range 2 {
@@ -270,13 +288,13 @@ func TestQueueSilentTask(t *testing.T) {
 	for _, log := range q.silentLogs() {
 		q.stop(log)
 	}
-	if got := pullAll(t, q, other); got != "c" {
+	if got := pullAll(t, q, other); got != "d" {
 		t.Errorf("the other task did %q", got)
 	}
 	if err := q.done(lost, 2, nil, []bundle.Residual{{Element: []byte("rest")}}); !errors.Is(err, errFollowed) {
 		t.Errorf("the lost task ends its bundle: %v", err)
 	}
-	if got := pullAll(t, q, begin(t, q, 0)); got != "a b" {
+	if got := pullAll(t, q, begin(t, q, 0)); got != "a b c" {
 		t.Errorf("the successor did %q", got)
 	}
 }

@@ -79,7 +79,7 @@ func (m *TaskManager) queue(spec Spec) *queue {
 	q := m.queues[k]
 	if q == nil {
 		open := func(ctx context.Context) (*readSource, error) { return m.openQueue(ctx, spec) }
-		q = newQueue(open, m.cfg.Budget, m.cfg.SpillDir)
+		q = newQueue(open, spec.Parallelism, m.cfg.Budget, m.cfg.SpillDir)
 		m.queues[k] = q
 	}
 	return q
