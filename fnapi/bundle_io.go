@@ -26,6 +26,12 @@ func (b *Bundle) SendTimers(ctx context.Context, transform, family string, chunk
 	return b.send(ctx, encodeTimers(b.id, transform, family, chunk))
 }
 
+// NameTimers tells the worker of a timer family, and gives it no timers. A
+// worker that is sent no last mark of the family ends it all the same then.
+func (b *Bundle) NameTimers(ctx context.Context, transform, family string) error {
+	return b.send(ctx, encodeTimers(b.id, transform, family, nil))
+}
+
 // CloseInput sends the last marks for these sources and timer families. The
 // marks are messages of their own: Python ignores data that come with a mark.
 func (b *Bundle) CloseInput(ctx context.Context, sources []string, timers [][2]string) error {

@@ -51,7 +51,13 @@ func (r *Runner) feed(ctx context.Context, b *fnapi.Bundle, in *Input) error {
 			return err
 		}
 	}
-	return b.CloseInput(ctx, []string{sourceID}, r.Program.Timers)
+	last, named := r.Program.marks()
+	for _, t := range named {
+		if err := b.NameTimers(ctx, t[0], t[1]); err != nil {
+			return err
+		}
+	}
+	return b.CloseInput(ctx, []string{sourceID}, last)
 }
 
 // embed puts the input into the request's own field, and the last marks of all

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"trestle/coders"
@@ -22,6 +23,8 @@ const (
 	urnSource       = "beam:runner:source:v1"
 	urnSink         = "beam:runner:sink:v1"
 	urnEmbedRequest = "beam:protocol:control_request_elements_embedding:v1"
+	// versionGo begins a capability of Go's SDK.
+	versionGo = "beam:version:sdk_base:go"
 
 	// sourceID is the id of a stage's data source in its descriptor. Ids of the
 	// pipeline can't meet it: they are not prefixed so.
@@ -45,6 +48,10 @@ type Program struct {
 	Large     bool                // the SDK reads state-backed iterables
 	Embed     bool                // the SDK reads elements inside a ProcessBundleRequest
 	Sorted    bool                // a key's elements must come in the order of their time
+	// OneMark says that the SDK waits for one last mark of each transform with
+	// timers, and not for one of each family: Go's counts them, and waits for ever
+	// for a number that it has passed.
+	OneMark bool
 	// Merging and Timestamp are of the windowing in which a RootGroup groups.
 	Merging   bool
 	Timestamp group.Combiner
@@ -118,6 +125,23 @@ func (p *Program) Descriptor(id, dataURL, stateURL string) *fnpb.ProcessBundleDe
 	return d
 }
 
+// marks are the timer families that get last marks at the end of a bundle's
+// input, and those that are only named, as the worker ends what it was told of.
+// (Families of a transform stand together.)
+func (p *Program) marks() (last, named [][2]string) {
+	if !p.OneMark {
+		return p.Timers, nil
+	}
+	for i, t := range p.Timers {
+		if i > 0 && p.Timers[i-1][0] == t[0] {
+			named = append(named, t)
+		} else {
+			last = append(last, t)
+		}
+	}
+	return last, named
+}
+
 // Dataset returns the dataset of the plan with that id, or nil.
 func (p *Program) Dataset(id jobgraph.DatasetID) *jobgraph.Dataset { return p.datasets[id] }
 
@@ -137,6 +161,7 @@ func (c *compiler) compile(plan *fusion.Plan) error {
 	env := c.comps.GetEnvironments()[c.p.Stage.Environment]
 	c.p.Large = slices.Contains(env.GetCapabilities(), coders.URNStateBackedIterable)
 	c.p.Embed = slices.Contains(env.GetCapabilities(), urnEmbedRequest)
+	c.p.OneMark = slices.ContainsFunc(env.GetCapabilities(), func(has string) bool { return strings.HasPrefix(has, versionGo) })
 
 	input, err := c.windowedID(c.p.Stage.Collection, c.p.Node.Root == jobgraph.RootGroup && c.p.Large)
 	if err != nil {

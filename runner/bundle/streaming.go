@@ -55,7 +55,7 @@ func (c *compiler) stream(plan *fusion.Plan) error {
 	}
 	for _, env := range c.comps.GetEnvironments() {
 		for _, has := range env.GetCapabilities() {
-			s.Nested = s.Nested || strings.HasPrefix(has, "beam:version:sdk_base:go")
+			s.Nested = s.Nested || strings.HasPrefix(has, versionGo)
 		}
 	}
 	id := c.p.Stage.RootTransform
