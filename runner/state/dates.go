@@ -1,20 +1,97 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"trestle/element"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // Next is the first time for which a key on disk waits; +inf: none does.
 func (t *Table[V]) Next(calendar int) (element.Timestamp, error) {
 	first, err := t.first(calendar)
-	if first == "" {
-		return element.MaxTimestamp, err
+	at := element.MaxTimestamp
+	if first != "" {
+		at = timeOf(first)
 	}
-	return timeOf(first), nil
+	if calendar == 0 && t.last > 0 {
+		at = min(at, t.opt.Last)
+	}
+	return at, err
+}
+
+// Wake brings keys into memory whose time has come, so many at most, and
+// reports how many it brought.
+func (t *Table[V]) Wake(calendar int, until element.Timestamp, most int) (n int, err error) {
+	if at, err := t.Next(calendar); err != nil || at > until || at == element.MaxTimestamp {
+		return 0, err
+	}
+	if err := t.commit(); err != nil { // records of keys that are gone must be gone
+		return 0, err
+	}
+	db, err := t.store.tree()
+	if err != nil {
+		return 0, err
+	}
+	records := append(slices.Clip(t.prefix), 'k')
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: records, UpperBound: after(records)})
+	if err != nil {
+		return 0, fmt.Errorf("read state from disk: %w", err)
+	}
+	for ; n < most && err == nil; n++ {
+		var first string
+		if first, err = t.first(calendar); err != nil || first == "" || timeOf(first) > until {
+			break
+		}
+		name := t.recordName(groupOf(first), keyOf(first))
+		if !it.SeekGE(name) || !bytes.Equal(it.Key(), name) {
+			err = errors.Join(errRecord, it.Error())
+			break
+		}
+		_, err = t.enter(groupOf(first), keyOf(first), it.Value())
+	}
+	if err == nil && n < most && calendar == 0 && until >= t.opt.Last && t.last > 0 {
+		n, err = t.wakeLast(it, n, most)
+	}
+	return n, errors.Join(err, it.Close())
+}
+
+// wakeLast brings keys into memory that wait for Last: those that are there
+// wait for nothing else.
+func (t *Table[V]) wakeLast(it *pebble.Iterator, n, most int) (int, error) {
+	ok := it.SeekGE(t.lastWoken)
+	for again := false; n < most && t.last > 0; ok = it.Next() {
+		if !ok && !again {
+			again, ok = true, it.First() // some have left memory since
+		}
+		if !ok {
+			return n, errors.Join(errRecord, it.Error())
+		}
+		t.lastWoken = append(append(t.lastWoken[:0], it.Key()...), 0)
+		group, key := binary.BigEndian.Uint16(it.Key()[len(t.prefix)+1:]), it.Key()[len(t.prefix)+3:]
+		v, here := t.young[string(key)]
+		if !here {
+			v, here = t.old[string(key)]
+		}
+		var err error
+		switch {
+		case here:
+			_, err = t.Whole(v)
+		case anyWaitsForLast(it.Value()):
+			n++
+			_, err = t.enter(group, string(key), it.Value())
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // first is the first date of a key on disk. Dates before it of keys in memory
@@ -65,12 +142,30 @@ func (t *Table[V]) load(c *calendar) error {
 	return nil
 }
 
+// anyWaitsForLast reports whether one of a record's parts does.
+func anyWaitsForLast(record []byte) bool {
+	for len(record) > 0 {
+		one, rest, err := cutPart(record)
+		if err != nil || len(one) == 0 || one[len(one)-1]&waitsForLast != 0 {
+			return true // what is malformed is told when it is read
+		}
+		record = rest
+	}
+	return false
+}
+
+// waitsForLast is the bit of a record's end that says so; others are Entry's dated.
+const waitsForLast = 1 << 7
+
 // appendDates puts the dates of a key at the end of its record.
-func (t *Table[V]) appendDates(dst []byte, e *Entry) []byte {
+func (t *Table[V]) appendDates(dst []byte, e *Entry, last bool) []byte {
 	for i := range t.calendars {
 		if e.dated&(1<<i) != 0 {
 			dst = binary.BigEndian.AppendUint64(dst, uint64(e.dates[i]))
 		}
+	}
+	if last {
+		return append(dst, e.dated|waitsForLast)
 	}
 	return append(dst, e.dated)
 }
@@ -78,10 +173,13 @@ func (t *Table[V]) appendDates(dst []byte, e *Entry) []byte {
 // cutDates takes them from there.
 func (t *Table[V]) cutDates(e *Entry, record []byte) ([]byte, error) {
 	n := len(record) - 1
-	if n < 0 || record[n]>>len(t.calendars) != 0 {
+	if n < 0 || record[n]&^waitsForLast>>len(t.calendars) != 0 {
 		return nil, errRecord
 	}
-	e.dated, record = record[n], record[:n]
+	if record[n]&waitsForLast != 0 {
+		t.last--
+	}
+	e.dated, record = record[n]&^waitsForLast, record[:n]
 	if n -= 8 * bits.OnesCount8(e.dated); n < 0 {
 		return nil, errRecord
 	}

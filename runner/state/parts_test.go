@@ -42,7 +42,7 @@ func TestParts(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(9, 1))
 	budget := membudget.New(1 << 20)
 	store := NewStore(t.TempDir(), budget)
-	tab := NewTable(store, Pager[*phrase](phrases{}), TableOptions{Group: evenGroups, Calendars: 1})
+	tab := NewTable(store, Pager[*phrase](phrases{}), TableOptions{Group: evenGroups, Calendars: 1, Last: 4000})
 	model := map[string]phrase{}
 	fetched := 0
 	for i := range 60_000 {
@@ -62,6 +62,9 @@ func TestParts(t *testing.T) {
 			}
 		default:
 			word, at := fmt.Sprint(i, " "), element.Timestamp(rnd.IntN(5000))
+			if len(key)%2 == 0 {
+				at = 4000
+			}
 			p, ok := tab.Part([]byte(key))
 			if !ok {
 				p = &phrase{wait: element.MaxTimestamp}

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 
 	"trestle/internal/membudget"
@@ -41,12 +42,15 @@ func (s *Store) number() uint64 {
 	return s.last
 }
 
-// Bounds of what the tree has in memory, which is a part of the budget.
+// Bounds of what the tree has in memory, which is a part of the budget. Large
+// buffers are what spares it most: keys go to disk in large numbers, and few come
+// back soon.
 const (
 	leastBuffer = 256 << 10
-	mostBuffer  = 16 << 20
+	mostBuffer  = 64 << 20
 	leastCache  = 256 << 10
 	mostCache   = 64 << 20
+	buffers     = 2 // one is filled while the other is written
 )
 
 // tree opens the LSM tree.
@@ -63,18 +67,20 @@ func (s *Store) tree() (*pebble.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make room for state on disk: %w", err)
 	}
-	buffer := min(max(s.budget.Limit()/32, leastBuffer), mostBuffer)
+	buffer := min(max(s.budget.Limit()/10, leastBuffer), mostBuffer)
 	cache := min(max(s.budget.Limit()/8, leastCache), mostCache)
 	o := &pebble.Options{
 		CacheSize:                   cache,
 		DisableWAL:                  true,
 		MemTableSize:                uint64(buffer),
-		MemTableStopWritesThreshold: 3,
+		MemTableStopWritesThreshold: buffers,
+		LBaseMaxBytes:               8 * buffer,
 		MaxOpenFiles:                512,
 		FormatMajorVersion:          pebble.FormatNewest,
 		Logger:                      silent{},
 	}
 	for i := range o.Levels {
+		o.TargetFileSizes[i] = min(max(buffer/4, 2<<20)<<i, 64<<20)
 		// Most keys that are asked for have never been seen.
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		o.Levels[i].IndexBlockSize = 256 << 10 // one level of index: a block less to read
@@ -84,9 +90,20 @@ func (s *Store) tree() (*pebble.DB, error) {
 		_ = os.RemoveAll(path) // the first error says it
 		return nil, fmt.Errorf("open state on disk: %w", err)
 	}
-	s.db, s.path, s.taken = db, path, cache+2*buffer
+	s.db, s.path, s.taken = db, path, cache+buffers*buffer
 	s.budget.Take(s.taken)
+	outside(s.taken)
 	return db, nil
+}
+
+var outsideMu sync.Mutex
+
+// outside tells the collector of memory that it doesn't see: that of the tree is
+// not Go's.
+func outside(bytes int64) {
+	outsideMu.Lock()
+	defer outsideMu.Unlock()
+	debug.SetMemoryLimit(debug.SetMemoryLimit(-1) - bytes)
 }
 
 // Close removes all there is. No table may be used any more.
@@ -100,6 +117,7 @@ func (s *Store) Close() error {
 	err := s.db.Close()
 	s.db = nil
 	s.budget.Give(s.taken)
+	outside(-s.taken)
 	if rm := os.RemoveAll(s.path); err == nil {
 		err = rm
 	}

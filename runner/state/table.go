@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -30,8 +29,10 @@ type Table[V Kept] struct {
 	young, old map[string]V // old: not asked for since the last turn
 	disk       int          // keys that are in the store alone; those in parts count as often
 	calendars  []calendar
-	held       int64 // bytes in memory
-	taken      int64 // of them, from the budget
+	last       int    // of disk, those that wait for Last
+	lastWoken  []byte // the name behind the last of these that was woken
+	held       int64  // bytes in memory
+	taken      int64  // of them, from the budget
 
 	pending *pebble.Batch       // not yet written
 	dead    map[string]struct{} // removed by pending
@@ -46,6 +47,9 @@ type TableOptions struct {
 	Group func(key []byte) uint16
 	// Calendars is for how many kinds of times keys wait, mostCalendars at most.
 	Calendars int
+	// Last is a time of the first calendar for which so many keys wait that they
+	// are found by a look at all of them, then; 0: there is none.
+	Last element.Timestamp
 }
 
 const mostCalendars = 4
@@ -207,36 +211,6 @@ func (t *Table[V]) grow(bytes int64) {
 	}
 }
 
-// Wake brings keys into memory whose time has come, so many at most, and
-// reports how many it brought.
-func (t *Table[V]) Wake(calendar int, until element.Timestamp, most int) (n int, err error) {
-	if at, err := t.Next(calendar); err != nil || at > until || at == element.MaxTimestamp {
-		return 0, err
-	}
-	db, err := t.store.tree()
-	if err != nil {
-		return 0, err
-	}
-	records := append(slices.Clip(t.prefix), 'k')
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: records, UpperBound: after(records)})
-	if err != nil {
-		return 0, fmt.Errorf("read state from disk: %w", err)
-	}
-	for ; n < most && err == nil; n++ {
-		var first string
-		if first, err = t.first(calendar); err != nil || first == "" || timeOf(first) > until {
-			break
-		}
-		name := t.recordName(groupOf(first), keyOf(first))
-		if !it.SeekGE(name) || !bytes.Equal(it.Key(), name) {
-			err = errors.Join(errRecord, it.Error())
-			break
-		}
-		_, err = t.enter(groupOf(first), keyOf(first), it.Value())
-	}
-	return n, errors.Join(err, it.Close())
-}
-
 // Trim puts keys on disk if memory is wanted, those first that were not asked
 // for lately. Nobody may hold on to what the table gave.
 func (t *Table[V]) Trim() error {
@@ -304,12 +278,17 @@ func (t *Table[V]) put(v V) (wrote int64, err error) {
 	}
 	const room = 4 // for the record's length, in front
 	t.buf = t.pager.Leave(append(t.buf[:0], 0, 0, 0, 0), v, t.times)
+	last := t.opt.Last != 0 && t.times[0] == t.opt.Last
+	if last {
+		t.times[0] = element.MaxTimestamp
+		t.last++
+	}
 	for i, at := range t.times {
 		if err := t.date(i, e, at); err != nil {
 			return 0, err
 		}
 	}
-	t.buf = t.appendDates(t.buf, e)
+	t.buf = t.appendDates(t.buf, e, last)
 	binary.BigEndian.PutUint32(t.buf, uint32(len(t.buf)-room))
 	b, err := t.batch()
 	if err != nil {

@@ -60,7 +60,7 @@ func TestTable(t *testing.T) {
 	dir := t.TempDir()
 	store := NewStore(dir, budget)
 	pager := words{map[string]*word{}}
-	tab := NewTable(store, Pager[*word](pager), TableOptions{Group: evenGroups, Calendars: 2})
+	tab := NewTable(store, Pager[*word](pager), TableOptions{Group: evenGroups, Calendars: 2, Last: lastWord})
 	model := map[string]word{}
 	for i := range 60_000 {
 		key := fmt.Sprint("key", rnd.IntN(20_000))
@@ -105,6 +105,9 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// lastWord is the time for which many words wait.
+const lastWord = 60_000
+
 // randomWaits are times of which some are never.
 func randomWaits(rnd *rand.Rand) (waits [2]element.Timestamp) {
 	for i := range waits {
@@ -112,6 +115,9 @@ func randomWaits(rnd *rand.Rand) (waits [2]element.Timestamp) {
 		if rnd.IntN(4) == 0 {
 			waits[i] = element.MaxTimestamp
 		}
+	}
+	if rnd.IntN(3) == 0 {
+		waits[0] = lastWord
 	}
 	return waits
 }

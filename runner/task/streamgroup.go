@@ -72,7 +72,7 @@ func (k *groupKey) take(w window.Window) (v values) {
 func newGrouping(s *stream) *grouping {
 	g := &grouping{s: s, panes: s.r.prog.Stream.Panes}
 	g.blind = g.panes.Blind()
-	g.keys = newPaged(s, state.Pager[*groupKey](groupPager{g}))
+	g.keys = newPaged(s, state.Pager[*groupKey](groupPager{g}), window.Passing(window.Global.MaxTimestamp()))
 	for _, in := range s.r.spec.Inputs {
 		g.w = s.r.prog.Feed[s.r.prog.Dataset(in.Dataset).Collection]
 	}

@@ -33,8 +33,8 @@ type paged[V state.Kept] struct {
 	err   error
 }
 
-func newPaged[V state.Kept](s *stream, p state.Pager[V]) paged[V] {
-	opt := state.TableOptions{Group: s.r.keyGroup, Calendars: numCalendars}
+func newPaged[V state.Kept](s *stream, p state.Pager[V], last element.Timestamp) paged[V] {
+	opt := state.TableOptions{Group: s.r.keyGroup, Calendars: numCalendars, Last: last}
 	return paged[V]{s: s, table: state.NewTable(s.r.m.store, p, opt), hold: element.MaxTimestamp}
 }
 

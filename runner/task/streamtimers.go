@@ -92,7 +92,7 @@ func (q *timerQueue) Pop() any {
 
 func newStreamTimers(s *stream) *streamTimers {
 	t := &streamTimers{s: s, families: s.r.prog.Families}
-	t.keys = newPaged(s, state.Pager[*streamKey](timerPager{t}))
+	t.keys = newPaged(s, state.Pager[*streamKey](timerPager{t}), 0)
 	t.expiry = slices.IndexFunc(t.families, func(f bundle.Family) bool { return f.Expiry })
 	return t
 }
