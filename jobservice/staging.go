@@ -27,6 +27,11 @@ type stagingServer struct {
 // ReverseArtifactRetrievalService fetches a prepared job's artifacts from its
 // client, one after another.
 func (s *stagingServer) ReverseArtifactRetrievalService(stream jobpb.ArtifactStagingService_ReverseArtifactRetrievalServiceServer) error {
+	// Now, and not only with a first message: TypeScript's client waits for headers
+	// for ever, and of a job without artifacts there is no message.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 	first, err := stream.Recv()
 	if err != nil {
 		return err
