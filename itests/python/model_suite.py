@@ -6,8 +6,11 @@ both. With --list it prints the names of the tests.
 """
 
 import logging
+import os
 import sys
 import time
+import types
+import typing
 import unittest
 
 import apache_beam as beam
@@ -115,6 +118,18 @@ class RunningCount(beam.DoFn):
   def process(self, kv, count=beam.DoFn.StateParam(COUNT)):
     count.add(1)
     yield kv[0], count.read()
+
+
+def documented(page):
+  """What the Python of a page of the documents defines."""
+  path = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'docs', page)
+  with open(path, encoding='utf-8') as f:
+    code = f.read().split('```python\n')[1].split('```')[0]
+  # A module, so that workers in other threads find its classes.
+  module = types.ModuleType(page.replace('.', '_'))
+  sys.modules[module.__name__] = module
+  exec(code, module.__dict__)
+  return module
 
 
 READ = Metrics.counter('model', 'read')
@@ -277,6 +292,30 @@ class ModelTest(unittest.TestCase):
     with self.pipeline() as p:
       res = p | stream | beam.ParDo(RunningCount())
       assert_that(res, equal_to([('k', 1), ('k', 2), ('l', 1)]))
+
+  def test_trigger_of_ones_own(self):
+    """As docs/triggers.md shows it."""
+    ten_minutes = 600
+    stream = (
+        TestStream().advance_watermark_to(0)
+        .add_elements([window.TimestampedValue(('k', v), 1) for v in (60, 50)])
+        .add_elements([window.TimestampedValue(('k', 30), 2), window.TimestampedValue(('l', 1), 2)])
+        .advance_processing_time(ten_minutes + 1)
+        .add_elements([window.TimestampedValue(('k', 5), 3)])
+        .advance_watermark_to(10)
+        .add_elements([window.TimestampedValue(('k', 7), 11)])
+        .advance_watermark_to_infinity())
+    with self.pipeline() as p:
+      res = (
+          p | stream.with_output_types(typing.Tuple[str, int]) | beam.WindowInto(window.FixedWindows(10))
+          | beam.ParDo(documented('triggers.md').WhenSumReaches(100, ten_minutes)))
+      assert_that(res, equal_to([
+          ('k', 'enough', [50, 60]),
+          ('k', 'waited', [30]),
+          ('l', 'waited', [1]),
+          ('k', 'end of window', [5]),
+          ('k', 'end of window', [7]),
+      ]))
 
   def test_drained_job_is_whole(self):
     """Somebody drains each job that has a transform DrainMe."""
