@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"fmt"
 	"math"
 	"sort"
 	"time"
@@ -301,6 +302,9 @@ func appendRanges(ranges []catalog.TaskRange, stage jobgraph.StageID, marked []a
 func (c *call) restart(j *catalog.Job, seeds, blamed []unit, f catalog.Failure) {
 	delay, again := c.verdict(j, blamed, f)
 	if !again {
+		if j.Graph.Streaming && f.Kind.Blameless() {
+			f.Message = lostStream(f)
+		}
 		c.propose(&catalog.JobEnded{Job: j.ID, At: c.now, State: catalog.Failed, Failure: &f})
 		c.stray = true
 		return
@@ -376,6 +380,16 @@ func (c *call) verdict(j *catalog.Job, blamed []unit, f catalog.Failure) (delay 
 		return s.Delay, recent < s.Attempts
 	}
 	return 0, false
+}
+
+// lostStream is what the author of a streaming job is told when the job ends by
+// somebody else's fault.
+func lostStream(f catalog.Failure) string {
+	where := f.Message
+	if f.TaskManager != "" {
+		where = fmt.Sprintf("TaskManager %q: %s", f.TaskManager, f.Message)
+	}
+	return where + ". What a streaming job has read and remembered is gone with its tasks, since it has no checkpoints yet; start it again"
 }
 
 // lossDelay lets the first loss be made good at once; a task that is lost
