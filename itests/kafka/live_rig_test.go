@@ -5,7 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -37,9 +37,20 @@ var liveJobs int
 // startLive runs a pipeline of this process' functions, until the test ends.
 func startLive(t testing.TB, endpoint string, p *beam.Pipeline) *liveJob {
 	t.Helper()
+	return startLiveIn(t, endpoint, "LOOPBACK", p)
+}
+
+// startLiveIn runs it in an environment: in DOCKER, for which this process'
+// program is the worker, TaskManagers on other machines do.
+func startLiveIn(t testing.TB, endpoint, environment string, p *beam.Pipeline) *liveJob {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	liveJobs++
 	name := fmt.Sprintf("live%d", liveJobs)
-	for option, value := range map[string]string{"endpoint": endpoint, "environment_type": "LOOPBACK", "job_name": name} {
+	for option, value := range map[string]string{"endpoint": endpoint, "environment_type": environment, "job_name": name, "worker_binary": self} {
 		if err := flag.Set(option, value); err != nil {
 			t.Fatal(err)
 		}
@@ -258,6 +269,17 @@ func (l *listener) settled(t testing.TB, want int) []string {
 	return l.heard()
 }
 
+// client is an independent one.
+func client(t testing.TB, b *broker.Broker) *kgo.Client {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.Plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
 // groupOffsets are what a consumer group has committed, as an independent client
 // sees it, by partition.
 func groupOffsets(t testing.TB, b *broker.Broker, group, topic string) map[int32]int64 {
@@ -267,14 +289,11 @@ func groupOffsets(t testing.TB, b *broker.Broker, group, topic string) map[int32
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
 	req := kmsg.NewPtrOffsetFetchRequest()
 	one := kmsg.NewOffsetFetchRequestGroup()
 	one.Group = group
-	req.Groups = append(req.Groups, one)
-	req.Group = group
-	answer, err := req.RequestWith(ctx, c)
+	req.Group, req.Groups = group, append(req.Groups, one)
+	answer, err := req.RequestWith(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,18 +310,22 @@ func groupOffsets(t testing.TB, b *broker.Broker, group, topic string) map[int32
 	return all
 }
 
-// least is the smallest of what was committed of n partitions; -1 if there is
-// none of one of them.
-func least(offsets map[int32]int64, n int) int64 {
-	if len(offsets) < n {
-		return -1
+// commitRequest is an independent client's.
+func commitRequest(group, topic string, offsets map[int32]int64) *kmsg.OffsetCommitRequest {
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.Group = group
+	of := kmsg.NewOffsetCommitRequestTopic()
+	of.Topic = topic
+	for p, at := range offsets {
+		one := kmsg.NewOffsetCommitRequestTopicPartition()
+		one.Partition, one.Offset = p, at
+		of.Partitions = append(of.Partitions, one)
 	}
-	at := int64(math.MaxInt64)
-	for _, o := range offsets {
-		at = min(at, o)
-	}
-	return at
+	req.Topics = append(req.Topics, of)
+	return req
 }
+
+func containsText(err error, text string) bool { return strings.Contains(err.Error(), text) }
 
 // failure is why a job has failed.
 func (j *liveJob) failure(limit time.Duration) error {

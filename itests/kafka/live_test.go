@@ -132,11 +132,11 @@ func TestLiveReplayFiles(t *testing.T) {
 	l.IdleAfter = -1
 	countWindows(s, l.Pairs(s), sink(b, toLive))
 	running := startLive(t, job, p)
-	for rest := events[len(events)/3:]; len(rest) > 0; {
-		n := min(len(rest), 200)
-		w.write(rest[:n]...)
-		rest = rest[n:]
-		time.Sleep(20 * time.Millisecond) // as what comes in time
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for some := range slices.Chunk(events[len(events)/3:], 200) {
+		w.write(some...)
+		<-tick.C // as what comes in time
 	}
 	running.await(2*time.Minute, "the complete windows have come", func() bool { return len(fromLive.heard()) >= len(complete) })
 	mustBe(t, fromLive.heard(), complete)
