@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -302,15 +303,25 @@ func (d *destTxn) element(v *coders.Value) error {
 }
 
 // KeyGroup is the group that a key is in of so many: those whose hashes are
-// neighbours.
-func KeyGroup(key []byte, groups int) int { return keySub(key, uint64(groups)) }
+// neighbours. Elements have a key with its length before it, where its coder
+// needs that, and state requests may have it without: both are in one group.
+func KeyGroup(key []byte, groups int) int {
+	// A key may look as if it had a length itself: so all that look so go.
+	for {
+		n, used := binary.Uvarint(key)
+		if used <= 0 || n != uint64(len(key)-used) {
+			return keySub(key, uint64(groups))
+		}
+		key = key[used:]
+	}
+}
 
 // keySub is the sub-partition of a key.
 func (d *destTxn) keySub(key []byte) int {
 	if d.groups == 0 {
 		return keySub(key, d.subs)
 	}
-	return keySub(key, d.groups) * int(d.subs) / int(d.groups)
+	return KeyGroup(key, int(d.groups)) * int(d.subs) / int(d.groups)
 }
 
 // keySub maps a key to one of n sub-partitions by the high bits of its hash, so

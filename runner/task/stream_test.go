@@ -178,7 +178,8 @@ func TestStreamGroupsOnDisk(t *testing.T) {
 }
 
 // A key's state and timers are the same whether memory holds them or next to
-// none of them: each timer fires once, and finds all that was remembered.
+// none of them, and whether one task has all keys or three have a share each: each
+// timer fires once, and finds all that was remembered.
 func TestStreamStateOnDisk(t *testing.T) {
 	const keys = 3000
 	want := map[string]int{}
@@ -186,12 +187,16 @@ func TestStreamStateOnDisk(t *testing.T) {
 		want[fmt.Sprintf("k%d t@%d a%d+b%d", k, k%1000, k, k)]++
 		want[fmt.Sprintf("k%d t@%d a%d+b%d+again", k, 2000+k%7, k, k)]++
 	}
-	for _, memory := range []int64{256 << 20, 4 << 20} {
-		t.Run(fmt.Sprint(memory>>20, " MiB"), func(t *testing.T) {
+	type how struct {
+		memory int64
+		tasks  int
+	}
+	for _, how := range []how{{256 << 20, 1}, {4 << 20, 1}, {256 << 20, 3}} {
+		t.Run(fmt.Sprint(how.memory>>20, " MiB, ", how.tasks, " tasks"), func(t *testing.T) {
 			got := newTally()
 			var r *rig
 			r = newRig(t, keyed, options{
-				budget: memory, edit: []func(*pipepb.Pipeline){unbounded},
+				budget: how.memory, edit: []func(*pipepb.Pipeline){unbounded},
 				fns: map[string]bundletest.Fn{
 					"Make": func(c *bundletest.Call, _ *coders.Value) error {
 						for _, what := range "ab" {
@@ -231,9 +236,9 @@ func TestStreamStateOnDisk(t *testing.T) {
 				},
 				config: func(c *task.Config) { c.BundleElements = 500 },
 			})
-			r.stream(1)
+			r.stream(how.tasks)
 			got.compare(t, want)
-			if spilled := r.budget.SpilledBytes() > 0; spilled != (memory < 100<<20) {
+			if spilled := r.budget.SpilledBytes() > 0; spilled != (how.memory < 100<<20) {
 				t.Errorf("state went to disk: %v", spilled)
 			}
 		})
