@@ -18,7 +18,7 @@ type controlService struct {
 
 // GetProcessBundleDescriptor serves what SetDescriptor has set.
 func (c *controlService) GetProcessBundleDescriptor(ctx context.Context, req *fnpb.GetProcessBundleDescriptorRequest) (*fnpb.ProcessBundleDescriptor, error) {
-	w, err := c.server.caller(ctx)
+	w, err := c.server.callerOrLine(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -35,6 +35,7 @@ func (c *controlService) Control(stream fnpb.BeamFnControl_ControlServer) error 
 	if err != nil {
 		return err
 	}
+	defer c.server.answersFor(stream.Context(), w)()
 	if err := w.attach(); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -52,6 +53,7 @@ type Server struct {
 
 	mu      sync.RWMutex
 	workers map[string]*Worker // by id; admitted and not closed
+	lines   map[string]*Worker // by connection, of those whose control stream is open
 	ended   bool               // no worker is admitted any more
 }
 
@@ -71,7 +73,7 @@ func NewServer(opts Options, control net.Listener, data []net.Listener) (*Server
 	if opts.StateRequests <= 0 {
 		opts.StateRequests = 64
 	}
-	s := &Server{opts: opts, control: control, data: data, workers: make(map[string]*Worker)}
+	s := &Server{opts: opts, control: control, data: data, workers: make(map[string]*Worker), lines: make(map[string]*Worker)}
 	s.url = dialURL(control.Addr(), opts.Host)
 	for _, l := range data {
 		s.urls = append(s.urls, dialURL(l.Addr(), opts.Host))
@@ -256,6 +258,53 @@ func (s *Server) caller(ctx context.Context) (*Worker, error) {
 		return nil, status.Error(codes.Unauthenticated, "no worker of this id is expected")
 	}
 	return w, nil
+}
+
+// callerOrLine is caller, but a call without an id is its connection's worker's,
+// whose control stream has shown one: TypeScript's workers send none when they
+// ask for a bundle descriptor.
+func (s *Server) callerOrLine(ctx context.Context) (*Worker, error) {
+	if len(metadata.ValueFromIncomingContext(ctx, workerKey)) == 0 {
+		s.mu.RLock()
+		w := s.lines[lineOf(ctx)]
+		s.mu.RUnlock()
+		if w != nil {
+			return w, nil
+		}
+	}
+	return s.caller(ctx)
+}
+
+// lineOf names the TCP connection of a call by both its ends, which no other
+// connection has meanwhile. It is "" for others.
+func lineOf(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	if _, ok := p.Addr.(*net.TCPAddr); !ok || p.LocalAddr == nil {
+		return ""
+	}
+	return p.Addr.String() + ">" + p.LocalAddr.String()
+}
+
+// answersFor notes that a connection is a worker's, until the returned function
+// is called.
+func (s *Server) answersFor(ctx context.Context, w *Worker) (done func()) {
+	line := lineOf(ctx)
+	if line == "" {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines[line] = w
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.lines[line] == w {
+			delete(s.lines, line)
+		}
+	}
 }
 
 // farewell is how long a withdrawn worker may take to end streams by itself.

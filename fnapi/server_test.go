@@ -10,6 +10,7 @@ import (
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -253,6 +254,57 @@ func TestIdentity(t *testing.T) {
 		conn.Close()
 	}
 	works(t, w, 0)
+}
+
+// A call for a descriptor without an identity is that of the worker whose control
+// stream is on the same connection; nobody else is answered, and it isn't either
+// when the stream has ended.
+func TestIdentityOfConnection(t *testing.T) {
+	s := serve(t, 1)
+	w, err := s.Admit(fnapi.Admission{Name: "ts"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	w.SetDescriptor(&fnpb.ProcessBundleDescriptor{Id: "d"})
+	ask := func(conn *grpc.ClientConn) codes.Code {
+		_, err := fnpb.NewBeamFnControlClient(conn).GetProcessBundleDescriptor(withTimeout(t), &fnpb.GetProcessBundleDescriptorRequest{ProcessBundleDescriptorId: "d"})
+		return status.Code(err)
+	}
+	dial := func() *grpc.ClientConn {
+		conn, err := fnapitest.Dial(w.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	own, other := dial(), dial()
+	if got := ask(own); got != codes.Unauthenticated {
+		t.Errorf("before its control stream: %v", got)
+	}
+	stream, err := fnpb.NewBeamFnControlClient(own).Control(metadata.NewOutgoingContext(withTimeout(t), metadata.Pairs("worker_id", w.ID())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Ready(withTimeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(own); got != codes.OK {
+		t.Errorf("on the connection of its control stream: %v", got)
+	}
+	if got := ask(other); got != codes.Unauthenticated {
+		t.Errorf("on another connection: %v", got)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err == nil {
+		t.Error("the stream goes on")
+	}
+	if got := ask(own); got != codes.Unauthenticated {
+		t.Errorf("after its control stream: %v", got)
+	}
 }
 
 // An error of Output fails the bundle; what comes later is thrown away.

@@ -18,7 +18,7 @@ import (
 // expandWrite writes pairs to a topic.
 func expandWrite(ctx context.Context, f *fields, r expansion.Request) (expansion.Fragment, error) {
 	sink, err := ParseProducer(f.config("producer_config"))
-	sink.Topic = f.text("topic")
+	sink.Topic = f.topic()
 	var errs []error
 	errs = append(errs, err, validTopic(sink.Topic))
 	var as [2]Deserializer
@@ -38,6 +38,21 @@ func expandWrite(ctx context.Context, f *fields, r expansion.Request) (expansion
 	in := beam.ParDo(s, &standInFn{}, beam.Impulse(s))
 	beam.ParDo0(s.Scope("kafka.Write"), &writeFn{Sink: sink, Short: [2]bool{parts[0].Short, parts[1].Short}}, in)
 	return build(ctx, p)
+}
+
+// topic is the one to write to. TypeScript's wrapper calls it topics, and takes
+// what it is given: a name, or a list of one.
+func (f *fields) topic() string {
+	if name := f.text("topic"); name != "" {
+		return name
+	}
+	if name, ok := f.value("topics").(string); ok {
+		return name
+	}
+	if all := f.texts("topics"); len(all) == 1 {
+		return all[0]
+	}
+	return ""
 }
 
 // writable are the coders of keys and values that can be written, and Kafka's
