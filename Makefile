@@ -4,6 +4,7 @@
 GO      ?= go
 PYTHON  ?= python3
 MVN     ?= mvn
+NPM     ?= npm
 CACHE   := $(CURDIR)/.cache
 VENV    := $(CACHE)/venv
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -16,7 +17,7 @@ RUNS    ?= 1
 # cores.
 ITEST   := $(GO) test ./itests -count=1 -v -timeout=60m -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE)
 
-.PHONY: build itest-generated demo kafka kafka-jars itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-state bench-failover full clean
+.PHONY: build itest-generated demo kafka kafka-jars typescript itest-kafka java-jars test unit check race lint itest-quick itest-go itest-python itest-java itest-behaviour itest-failover bench bench-spill bench-state bench-failover full clean
 
 build: ## bin/trestle
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/trestle ./cmd/trestle
@@ -60,9 +61,9 @@ itest-failover: build $(VENV)/.ready ## many machines and what dies of them; QUI
 kafka: $(CACHE)/kafka/.ready ## a Kafka broker to play with, at 127.0.0.1:9092
 	$(GO) run ./itests/kafka/play -jars=$(CACHE)/kafka
 
-kafka-jars: $(CACHE)/kafka/.ready ## Kafka's jars, in .cache/kafka
+kafka-jars: $(CACHE)/kafka/.ready $(CACHE)/kafkaio/.ready ## Kafka's jars, and those of the Java SDK's own KafkaIO, in .cache/
 
-itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready ## replays from and writes to a real Kafka, also while processes are killed; QUICK=1 kills fewer
+itest-kafka: build $(VENV)/.ready $(CACHE)/kafka/.ready $(CACHE)/kafkaio/.ready $(CACHE)/typescript/.ready ## replays from and writes to a real Kafka, also while processes are killed; QUICK=1 kills fewer
 	$(GO) test ./itests/kafka -count=1 -v -timeout=30m -kafka -trestle=$(CURDIR)/bin/trestle -cache=$(CACHE) $(if $(QUICK),-quick)
 
 itest-java: build $(CACHE)/java/.ready ## Java word counts, and the tests that the Java SDK has for runners; QUICK=1 takes some of them
@@ -105,6 +106,21 @@ $(CACHE)/kafka/.ready: itests/java-kafka/pom.xml $(shell find itests/java-kafka/
 	mkdir -p $(CACHE)/kafka
 	$(MVN) --quiet --batch-mode --file itests/java-kafka/pom.xml -Dcache=$(CACHE)/kafka package
 	touch $@
+
+# A pipeline with the Java SDK's own KafkaIO.
+$(CACHE)/kafkaio/.ready: itests/java-kafkaio/pom.xml $(shell find itests/java-kafkaio/src -name '*.java' 2>/dev/null)
+	mkdir -p $(CACHE)/kafkaio
+	$(MVN) --quiet --batch-mode --file itests/java-kafkaio/pom.xml -Dcache=$(CACHE)/kafkaio package
+	touch $@
+
+# The TypeScript SDK.
+$(CACHE)/typescript/.ready: itests/typescript/package.json
+	mkdir -p $(CACHE)/typescript
+	cp itests/typescript/package.json $(CACHE)/typescript/
+	cd $(CACHE)/typescript && $(NPM) install --silent --no-audit --no-fund --ignore-scripts
+	touch $@
+
+typescript: $(CACHE)/typescript/.ready ## the TypeScript SDK, in .cache/typescript
 
 java-jars: $(CACHE)/java/.ready ## Beam's jars and a Java word count, in .cache/java
 
