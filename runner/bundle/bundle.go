@@ -211,6 +211,9 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 		// Before the commit: the worker may be asked, and lost.
 		err = r.addMetrics(ctx, set, resp.GetMonitoringInfos(), resp.GetMonitoringData())
 	}
+	if err == nil {
+		err = r.checkRead(in, b, resp)
+	}
 	if err != nil {
 		out.abort()
 		st.Abort()

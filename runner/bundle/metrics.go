@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"trestle/fnapi"
@@ -56,3 +57,24 @@ func (r *Runner) addMetrics(ctx context.Context, set *metrics.Set, infos []*pipe
 	_ = set.AddShort(short, names)
 	return nil
 }
+
+// checkRead makes sure that a worker has left alone what it gave back. One of
+// Go's SDK that is asked for a split before it has begun with the bundle answers,
+// and forgets its answer when it begins.
+func (r *Runner) checkRead(in *Input, b *fnapi.Bundle, resp *fnpb.ProcessBundleResponse) error {
+	if in.cut == 0 {
+		return nil
+	}
+	w := r.lease.Worker()
+	read, ok := metrics.ReadIndex(sourceID, resp.GetMonitoringInfos(), resp.GetMonitoringData(), r.Program.names(w))
+	if ok && in.gaveBack(read) {
+		return &fnapi.ProtocolError{
+			Worker: w.Name(), Instruction: b.ID(),
+			What: fmt.Sprintf("it was split and kept %d elements of %d, but has read %d", in.cut-1, len(in.Items), read),
+		}
+	}
+	return nil
+}
+
+// gaveBack reports whether some of the first so many items were given back.
+func (in *Input) gaveBack(read int64) bool { return in.cut > 0 && read > int64(in.cut-1) }

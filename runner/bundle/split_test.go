@@ -91,3 +91,26 @@ func join(items [][]byte) string {
 	}
 	return strings.Join(s, " ")
 }
+
+// A worker that reads on where it was split is told from one that doesn't.
+func TestReadOn(t *testing.T) {
+	in := &Input{}
+	for _, s := range strings.Fields("a b c d") {
+		in.Items = append(in.Items, []byte(s))
+	}
+	if in.gaveBack(4) {
+		t.Error("nothing was given back yet")
+	}
+	for _, split := range []struct {
+		answer *fnpb.ProcessBundleSplitResponse
+		most   int64 // that the worker may read
+	}{{answerOf(1, 3, "c1", "c2"), 3}, {answerOf(0, 1, "", ""), 1}, {answerOf(-1, 1, "a1", "a2"), 1}} {
+		kept, _, ok := in.narrow(split.answer)
+		if in.pending = kept; !ok {
+			t.Fatal("the split made no sense")
+		}
+		if in.gaveBack(split.most) || !in.gaveBack(split.most+1) {
+			t.Errorf("after a split of which %d elements are left: %v, %v", split.most, in.gaveBack(split.most), in.gaveBack(split.most+1))
+		}
+	}
+}

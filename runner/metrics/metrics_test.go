@@ -320,3 +320,24 @@ func BenchmarkAdd(b *testing.B) {
 		}
 	})
 }
+
+// How far a transform has read is told in full or by a short id, and is no metric
+// of the user's.
+func TestReadIndex(t *testing.T) {
+	info := func(transform string, n ...int64) *pipepb.MonitoringInfo {
+		return &pipepb.MonitoringInfo{
+			Urn: "beam:metric:data_channel:read_index:v1", Labels: map[string]string{"PTRANSFORM": transform}, Payload: varints(n...),
+		}
+	}
+	if n, ok := metrics.ReadIndex("source", []*pipepb.MonitoringInfo{info("other", 3), info("source", 300)}, nil, nil); n != 300 || !ok {
+		t.Errorf("%d, %v", n, ok)
+	}
+	names := metrics.NewNames(nil)
+	names.Learn(map[string]*pipepb.MonitoringInfo{"1": info("other"), "2": info("source")})
+	if n, ok := metrics.ReadIndex("source", nil, map[string][]byte{"1": varints(3), "2": varints(7)}, names); n != 7 || !ok {
+		t.Errorf("%d, %v", n, ok)
+	}
+	if _, ok := metrics.ReadIndex("source", nil, map[string][]byte{"1": varints(3), "2": nil}, names); ok {
+		t.Error("nothing was told")
+	}
+}

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,12 +22,13 @@ type Names struct {
 
 	mu    sync.RWMutex
 	known map[string]*series // nil for what is not folded
+	read  map[string]string  // of those that tell how far a transform has read, the transform
 }
 
 // NewNames returns the names of a worker that has told none yet. Rename is as
 // in Set.Add.
 func NewNames(rename func(transform string) string) *Names {
-	return &Names{rename: rename, known: make(map[string]*series)}
+	return &Names{rename: rename, known: make(map[string]*series), read: make(map[string]string)}
 }
 
 // Unknown returns the short ids in data that the worker must be asked for
@@ -53,6 +55,9 @@ func (n *Names) Learn(infos map[string]*pipepb.MonitoringInfo) {
 			return
 		}
 		n.known[id] = n.resolve(info)
+		if info.GetUrn() == urnReadIndex {
+			n.read[id] = info.GetLabels()[labelTransform]
+		}
 	}
 }
 
@@ -99,4 +104,26 @@ func (s *Set) AddShort(data map[string][]byte, names *Names) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ReadIndex is how many elements a transform has read from its data stream, if
+// the worker tells. names may be nil where nothing is told by short id.
+func ReadIndex(transform string, infos []*pipepb.MonitoringInfo, data map[string][]byte, names *Names) (elements int64, ok bool) {
+	payload := []byte(nil)
+	for _, info := range infos {
+		if info.GetUrn() == urnReadIndex && info.GetLabels()[labelTransform] == transform {
+			payload = info.GetPayload()
+		}
+	}
+	if names != nil {
+		names.mu.RLock()
+		defer names.mu.RUnlock()
+		for id, p := range data {
+			if names.read[id] == transform {
+				payload = p
+			}
+		}
+	}
+	n, used := binary.Uvarint(payload)
+	return int64(n), used > 0 && used == len(payload)
 }
