@@ -36,8 +36,8 @@ func (m measurement) limit() time.Duration {
 
 // String is a line for who watches.
 func (m measurement) String() string {
-	return fmt.Sprintf("wall %s  runner %s  worker %s  client %s  others %s  idle %s  peak %s", seconds(m.wall),
-		seconds(m.runner), seconds(m.worker), seconds(m.client), seconds(m.others), seconds(m.idle()), megabytes(m.peak))
+	return fmt.Sprintf("wall %s  runner %s  worker %s  client %s  beside %s  others %s  idle %s  peak %s", seconds(m.wall),
+		seconds(m.runner), seconds(m.worker), seconds(m.client), seconds(m.beside), seconds(m.others), seconds(m.idle()), megabytes(m.peak))
 }
 
 // idle is the CPU time that nobody used.

@@ -86,11 +86,17 @@ func trestle(t testing.TB, args ...string) ([]byte, error) {
 // python runs one of the Python pipelines, and returns what it said.
 func python(t testing.TB, args ...string) ([]byte, error) {
 	t.Helper()
+	return pythonScript(t, "pipelines.py", args...)
+}
+
+// pythonScript runs a script beside them.
+func pythonScript(t testing.TB, name string, args ...string) ([]byte, error) {
+	t.Helper()
 	program, err := filepath.Abs(filepath.Join(*cacheDir, "venv", "bin", "python"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := filepath.Abs("python/pipelines.py")
+	script, err := filepath.Abs(filepath.Join("python", name))
 	if err != nil {
 		t.Fatal(err)
 	}
