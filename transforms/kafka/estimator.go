@@ -65,13 +65,20 @@ func (p Policy) stamp(e *estimator, r *Record, now int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if p.Stamp == ByLog {
+	p.seen(e, at, now)
+	return at, nil
+}
+
+// seen moves the watermark for the time of a record that was read; 0 is none.
+func (p Policy) seen(e *estimator, at, now int64) {
+	switch {
+	case at <= 0 || p.Stamp == ByProcessing:
+	case p.Stamp == ByLog:
 		e.raise(at)
-	} else {
+	default:
 		// A time to come is some clock's mistake: let it not make all others late.
 		e.raise(min(at, now) - p.MaxDelay.Milliseconds())
 	}
-	return at, nil
 }
 
 // rest moves the watermark of a partition after a slice, of which some records

@@ -154,6 +154,7 @@ func (f *liveReader) read(ctx context.Context, e *estimator, rt *tracker, p Piec
 	if err := f.committed(ctx, p, rest); err != nil {
 		return nil, fmt.Errorf("kafka: %s: %w", partitionName(p.Topic, p.Partition), err)
 	}
+	f.seen(e, rest.Seen, time.Now().UnixMilli())
 	s := liveSpan(f.client, f.How, p, rest)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -168,7 +169,7 @@ func (f *liveReader) read(ctx context.Context, e *estimator, rt *tracker, p Piec
 		}
 		var n int
 		rt.reaches(pg.limit)
-		to := rt.claim(pg.next)
+		to := rt.claimAll(pg.next, pg.newest())
 		n, err = f.page(e, pg, to, give)
 		some = some || n > 0
 		if going = err == nil && to == pg.next; !going {
@@ -197,6 +198,14 @@ func (f *liveReader) read(ctx context.Context, e *estimator, rt *tracker, p Piec
 		return nil, fmt.Errorf("kafka: %s: %w", partitionName(p.Topic, p.Partition), err)
 	}
 	return sdf.ResumeProcessingIn(retryEvery), nil
+}
+
+// newest is the greatest time of a page's records, 0 if it has none.
+func (pg *page) newest() (at int64) {
+	for i := range pg.batches {
+		at = max(at, pg.batches[i].maxTime)
+	}
+	return at
 }
 
 // page gives a page's records before to, and counts them.

@@ -7,7 +7,13 @@ import (
 )
 
 // A Restriction is a piece of a range that one call reads.
-type Restriction struct{ Start, End int64 }
+type Restriction struct {
+	Start, End int64
+	// Seen is the greatest time of the records before Start, in milliseconds since
+	// 1970, where the partition is read without an end. It is here and not with
+	// the watermark, since the SDK looks at that some time before it splits.
+	Seen int64
+}
 
 // unending is the End of what goes on as long as its partition does.
 const unending = math.MaxInt64
@@ -20,12 +26,13 @@ type tracker struct {
 	mu      sync.Mutex
 	rest    Restriction
 	claimed int64 // all before it are handed out; rest.Start <= claimed <= rest.End
+	seen    int64 // the greatest time of those
 	known   int64 // where the partition ended when that was last told
 	err     error
 }
 
 func newTracker(r Restriction) *tracker {
-	return &tracker{rest: r, claimed: min(r.Start, r.End)}
+	return &tracker{rest: r, claimed: min(r.Start, r.End), seen: r.Seen}
 }
 
 // claim hands out the offsets before to, as far as the restriction goes, and
@@ -33,6 +40,18 @@ func newTracker(r Restriction) *tracker {
 func (t *tracker) claim(to int64) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.claimed = max(t.claimed, min(to, t.rest.End))
+	return t.claimed
+}
+
+// claimAll hands out the offsets before to, whose times are not above seen, if none
+// of them was split off; else those that are left. It returns up to where.
+func (t *tracker) claimAll(to, seen int64) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if to <= t.rest.End {
+		t.seen = max(t.seen, seen)
+	}
 	t.claimed = max(t.claimed, min(to, t.rest.End))
 	return t.claimed
 }
@@ -69,7 +88,7 @@ func (t *tracker) TrySplit(fraction float64) (primary, residual any, err error) 
 	if at >= t.rest.End {
 		return t.rest, nil, nil
 	}
-	rest := Restriction{Start: at, End: t.rest.End}
+	rest := Restriction{Start: at, End: t.rest.End, Seen: t.seen}
 	t.rest.End = at
 	return t.rest, rest, nil
 }

@@ -91,10 +91,13 @@ func TestUnending(t *testing.T) {
 			t.Errorf("split into %v and %v: %v", p, r, err)
 		}
 	}
-	if p, r, err := tr.TrySplit(0); p != (Restriction{Start: 5, End: 20}) || r != (Restriction{Start: 20, End: unending}) || err != nil {
+	if got := tr.claimAll(25, 99); got != 25 {
+		t.Errorf("claimed up to %d", got)
+	}
+	if p, r, err := tr.TrySplit(0); p != (Restriction{Start: 5, End: 25}) || r != (Restriction{Start: 25, End: unending, Seen: 99}) || err != nil {
 		t.Errorf("left off with %v and %v: %v", p, r, err)
 	}
-	if got := tr.claim(30); got != 20 || !tr.IsDone() || !tr.IsBounded() {
+	if got := tr.claimAll(30, 200); got != 25 || tr.seen != 99 || !tr.IsDone() || !tr.IsBounded() {
 		t.Errorf("then claimed up to %d, done %v, bounded %v", got, tr.IsDone(), tr.IsBounded())
 	}
 }
