@@ -34,6 +34,9 @@ type Stream struct {
 	Sides  map[SideKey]SideWindows
 	// Truncate is set for a stage that processes restrictions.
 	Truncate *Aside
+	// Ends says that such a stage's restrictions do: their halves are halves of the
+	// work. Of one without an end the second half is in the far future.
+	Ends bool
 }
 
 // SideWindows are the windows of a side input.
@@ -97,7 +100,22 @@ func (c *compiler) stream(plan *fusion.Plan) error {
 	}
 	var err error
 	s.Truncate, err = c.truncation()
+	s.Ends = c.ends()
 	return err
+}
+
+// ends reports whether what is made of the stage's restrictions is bounded.
+func (c *compiler) ends() bool {
+	for _, id := range c.p.Stage.Transforms {
+		if t := c.comps.GetTransforms()[id]; t.GetSpec().GetUrn() == urnProcessRestrictions {
+			for _, out := range t.GetOutputs() {
+				if c.comps.GetPcollections()[out].GetIsBounded() != pipepb.IsBounded_BOUNDED {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 func (c *compiler) strategy(collection string) *pipepb.WindowingStrategy {

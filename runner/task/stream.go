@@ -91,6 +91,9 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 	defer s.closeSides()
 	s.seat = job.join()
 	defer job.leave(s.seat)
+	if r, ok := s.root.(*restrictions); ok {
+		r.pool.join(r)
+	}
 	s.received++
 	err := s.run(ctx)
 	if closed := s.closeState(); err == nil {
@@ -405,7 +408,11 @@ func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, 
 // tell says downstream how far the task is.
 func (s *stream) tell(ctx context.Context) error {
 	s.tellLost()
-	m, _ := s.marks.Settle(s.marks.Input())
+	settled := s.marks.Input()
+	if r, ok := s.root.(*restrictions); ok {
+		settled = min(settled, r.pool.bound(r))
+	}
+	m, _ := s.marks.Settle(settled)
 	m.Idle = m.Idle && s.due == 0
 	if m == watermark.End && !s.idle() {
 		m.Watermark-- // something may come that holds nothing back

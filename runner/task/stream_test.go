@@ -71,6 +71,12 @@ func (r *rig) stream(n int) {
 			}
 		}
 	}
+	r.streamAll()
+}
+
+// streamAll runs all stages of a streaming plan at once, as wide as they are.
+func (r *rig) streamAll() {
+	r.t.Helper()
 	if !r.plan.Graph.Streaming {
 		r.t.Fatalf("the plan is not a streaming one:\n%v", r.plan)
 	}

@@ -40,6 +40,19 @@ func (h *wakeHeap[T]) due(now element.Timestamp) *wakeSlot[T] {
 	return h.items[0]
 }
 
+// takeDue takes out up to most items whose time has come.
+func (h *wakeHeap[T]) takeDue(now element.Timestamp, most int) (took []T) {
+	for len(took) < most {
+		slot := h.due(now)
+		if slot == nil {
+			break
+		}
+		h.set(slot, 0, false)
+		took = append(took, slot.item)
+	}
+	return took
+}
+
 // next is when the first item wants to be woken; +inf if there is none.
 func (h *wakeHeap[T]) next() element.Timestamp {
 	if len(h.items) == 0 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"trestle/element"
+	"trestle/runner/jobgraph"
 )
 
 // A streamJob is what the tasks of a streaming job in this process share: the
@@ -31,6 +32,7 @@ type streamJob struct {
 	plays   map[string]*play
 	players int           // tasks that play
 	changed chan struct{} // closed and renewed when a player may go on
+	pools   map[jobgraph.StageID]*restrictionPool
 }
 
 // A seat is a task's place at the clock.

@@ -7,6 +7,7 @@ import (
 	"trestle/coders"
 	"trestle/element"
 	"trestle/runner/bundle"
+	"trestle/runner/watermark"
 )
 
 const (
@@ -24,9 +25,19 @@ const (
 // When the job drains, each restriction is truncated before it goes on, once;
 // how much is left of it then is for its DoFn to say.
 type restrictions struct {
-	s     *stream
+	s    *stream
+	pool *restrictionPool
+	took map[*byte]element.Timestamp // the bundle's restrictions, with what they hold
+
+	// The pool's lock guards these.
 	items wakeHeap[*parkedItem]
-	given []bundle.Residual // of splits of the bundle under way
+	floor watermark.Mark      // what the task could say downstream, were it alone
+	said  element.Timestamp   // what it says: no more than any of the pool could
+	busy  bool                // a bundle is under way
+	waits bool                // there was nothing to begin
+	gone  []element.Timestamp // holds of what others took
+
+	hungry chan struct{} // of capacity 1: another task waits
 
 	truncates *bundle.Runner
 	draining  bool
@@ -41,12 +52,17 @@ type parkedItem struct {
 }
 
 func newRestrictions(s *stream) *restrictions {
-	r := &restrictions{s: s}
+	r := &restrictions{
+		s: s, pool: s.job.restrictionPool(s.r.prog.Stage.ID), hungry: make(chan struct{}, 1), floor: watermark.Start, said: watermark.Start.Watermark,
+	}
 	if s.br.Checkpoint = s.r.m.cfg.Plans.BundleTime(s.r.spec.Job); s.br.Checkpoint == 0 {
 		s.br.Checkpoint = checkpointEvery
 	}
-	s.br.StillHungry = func() bool { return false }
-	s.br.GiveBack = func(_ [][]byte, rest []bundle.Residual) { r.given = append(r.given, rest...) }
+	if s.r.prog.Stream.Ends {
+		s.br.Hungry = r.hungry
+	}
+	s.br.StillHungry = func() bool { return r.pool.stillHungry(r) }
+	s.br.GiveBack = func(_ [][]byte, rest []bundle.Residual) { r.park(rest) }
 	if a := s.r.prog.Stream.Truncate; a != nil {
 		r.truncates = a.Runner(s.br, s.r.acquire)
 	}
@@ -70,7 +86,7 @@ func (r *restrictions) queue(block []byte) error {
 			r.whole = append(r.whole, x)
 			continue
 		}
-		r.items.set(&x.slot, element.MinTimestamp, true)
+		r.pool.put(r, x, element.MinTimestamp)
 	}
 	return nil
 }
@@ -89,10 +105,7 @@ func (r *restrictions) drain(ctx context.Context) (bool, error) {
 	if !r.draining {
 		r.draining = true
 		if r.truncates != nil {
-			for _, slot := range r.items.items {
-				r.whole = append(r.whole, slot.item)
-			}
-			r.items = wakeHeap[*parkedItem]{}
+			r.whole = r.pool.takeAll(r)
 		}
 	}
 	if len(r.whole) == 0 {
@@ -115,8 +128,7 @@ func (r *restrictions) drain(ctx context.Context) (bool, error) {
 		if block, err = r.s.r.prog.Input.Next(block, &v); err != nil {
 			return false, err
 		}
-		x := r.item(v.Raw, hold)
-		r.items.set(&x.slot, element.MinTimestamp, true)
+		r.pool.put(r, r.item(v.Raw, hold), element.MinTimestamp)
 	}
 	for _, x := range took {
 		r.s.marks.Release(x.hold)
@@ -127,56 +139,67 @@ func (r *restrictions) drain(ctx context.Context) (bool, error) {
 
 func (r *restrictions) step(ctx context.Context) (bool, error) {
 	now := r.s.job.time()
-	if r.s.job.drained() {
+	drained := r.s.job.drained()
+	if drained {
 		now = element.MaxTimestamp // what was to be resumed later need not wait
 		if did, err := r.drain(ctx); did || err != nil {
 			return did, err
 		}
 	}
+	took := r.pool.take(r, now, drained)
+	if len(took) == 0 {
+		r.release(nil)
+		return false, nil
+	}
 	in := &bundle.Input{}
-	var took []*parkedItem
-	holds := map[*byte]element.Timestamp{}
-	for len(took) < mostItems {
-		slot := r.items.due(now)
-		if slot == nil {
-			break
-		}
-		x := slot.item
-		r.items.set(slot, 0, false)
-		took = append(took, x)
-		holds[&x.elem[0]] = x.hold
+	r.took = make(map[*byte]element.Timestamp, len(took))
+	for _, x := range took {
+		r.took[&x.elem[0]] = x.hold
 		in.Items = append(in.Items, x.elem)
 		in.Elements++
 		in.Bytes += int64(len(x.elem))
 	}
-	if len(took) == 0 {
-		return false, nil
-	}
-	r.given = nil
 	res, err := r.s.bundle(ctx, in)
 	if err != nil {
 		return false, err
 	}
-	for _, rest := range append(r.given, res.Residuals...) {
+	r.park(res.Residuals)
+	r.release(took)
+	// What has come meanwhile is looked at before the next is run.
+	return false, nil
+}
+
+// park keeps what a bundle leaves over, until it may be resumed.
+func (r *restrictions) park(rests []bundle.Residual) {
+	for _, rest := range rests {
 		hold := rest.Watermark
 		if rest.Untouched {
-			hold = holds[&rest.Element[0]]
+			hold = r.took[&rest.Element[0]]
 		}
 		at := element.MinTimestamp
 		if rest.Delay > 0 {
 			at = r.s.job.time() + element.Timestamp(rest.Delay.Milliseconds())
 		}
-		x := r.item(rest.Element, hold)
-		r.items.set(&x.slot, at, true)
+		r.pool.put(r, r.item(rest.Element, hold), at)
 	}
+}
+
+// release lets go what a bundle's restrictions held, and those that other tasks
+// took.
+func (r *restrictions) release(took []*parkedItem) {
 	for _, x := range took {
 		r.s.marks.Release(x.hold)
 	}
-	// What has come meanwhile is looked at before the next is run.
-	return false, nil
+	for _, hold := range r.pool.rest(r) {
+		r.s.marks.Release(hold)
+	}
 }
 
-func (r *restrictions) next() element.Timestamp { return r.items.next() }
-func (r *restrictions) empty() bool             { return len(r.items.items) == 0 && len(r.whole) == 0 }
+func (r *restrictions) next() element.Timestamp { return r.pool.next(r) }
+func (r *restrictions) empty() bool             { return r.pool.empty(r) && len(r.whole) == 0 }
 func (r *restrictions) trim() error             { return nil }
-func (r *restrictions) close() error            { return nil }
+
+func (r *restrictions) close() error {
+	r.pool.leave(r)
+	return nil
+}

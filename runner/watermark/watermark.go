@@ -128,6 +128,13 @@ func (t *Tracker) Settle(watermark element.Timestamp) (Mark, bool) {
 	return after, after != before
 }
 
+// Ready is what the stage could say if all of its input was settled.
+func (t *Tracker) Ready() Mark {
+	least := t.holds.Least()
+	at := max(t.output, min(t.input, least))
+	return Mark{Watermark: at, Idle: t.idle && least >= element.MaxTimestamp && at < element.MaxTimestamp}
+}
+
 // Mark is what the stage says downstream. It is idle when all inputs are, and
 // nothing is settled or held that could still come out.
 func (t *Tracker) Mark() Mark {
