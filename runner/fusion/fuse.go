@@ -5,7 +5,9 @@
 // memory. A transform shares its producer's stage when nothing forces the
 // elements between them to be kept: same environment, no grouping or spreading
 // anew between them, no state of its own, and no side input that must be
-// complete first and depends on the same stage. What can't share the
+// complete first and depends on the same stage. In streaming, elements wait at
+// the root of a stage for the side inputs of their windows; so what has side
+// inputs shares a stage only where those windows, and no timers, lead to it. What can't share the
 // producer's stage reads datasets that it writes; those of one environment
 // that read the same datasets share a stage, too.
 //
@@ -279,7 +281,7 @@ func (f *fuser) fuse(t *graph.Transform, sides []sideRead) error {
 		v := p.value
 		if v == nil {
 			v = f.rootStage(p.root, env).root
-		} else if v.stage.env != env || !f.mayJoin(v.stage) {
+		} else if v.stage.env != env || !f.mayJoin(v.stage) || f.waitsElsewhere(t, v) {
 			rest = append(rest, v)
 			continue
 		}

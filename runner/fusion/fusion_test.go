@@ -39,6 +39,7 @@ func TestFuse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			g.Streaming = d.HasArg("streaming")
 			p, err := fusion.Fuse(g, g.Components())
 			if err != nil {
 				return "error: " + err.Error() + "\n"

@@ -81,6 +81,11 @@ func options(g *graph.Graph, t *graph.Transform, words []string) error {
 				output(g, t, i, v)
 			case "env":
 				t.Environment = graph.EnvironmentID(v)
+			case "window": // of the outputs, which come before
+				for _, c := range t.Outputs {
+					g.Collections[c].Windowing = v
+				}
+				t.Proto.Spec = &pipepb.FunctionSpec{Urn: graph.URNWindowInto}
 			case "origin":
 				t.Origin = graph.TransformID(v)
 			case "stateful":

@@ -44,6 +44,7 @@ type node struct {
 type value struct {
 	stage    *stage
 	of       graph.CollectionID // whose coder, windowing and meaning it has
+	by       *node              // nil for what comes from the root
 	datasets []*dataset         // what is written of it; at most one of each partitioning
 
 	id string // set by emit
@@ -127,7 +128,7 @@ func (f *fuser) keyedStage(of graph.CollectionID, t *graph.Transform) *stage {
 func (s *stage) add(t *graph.Transform, inputs []*value, sides []sideRead) *node {
 	n := &node{stage: s, transform: t, inputs: inputs, sides: sides}
 	for _, c := range t.Outputs {
-		n.outputs = append(n.outputs, &value{stage: s, of: c})
+		n.outputs = append(n.outputs, &value{stage: s, of: c, by: n})
 	}
 	for _, r := range sides {
 		s.reads(r.datasets)
@@ -211,6 +212,33 @@ func (f *fuser) mayJoin(s *stage) bool {
 		}
 	}
 	return s.mark != f.epoch
+}
+
+// waitsElsewhere reports whether t needs its side inputs for other windows than
+// those that v had at the root of its stage, where elements wait for them: they
+// may have been put into others since, or be what a timer gave, which has not
+// waited.
+func (f *fuser) waitsElsewhere(t *graph.Transform, v *value) bool {
+	if !f.g.Streaming || len(t.SideInputs) == 0 {
+		return false
+	}
+	root := v.stage.root
+	if v.stage.kind == jobgraph.RootKeyed || f.g.Collections[v.of].Windowing != f.g.Collections[root.of].Windowing {
+		return true
+	}
+	for todo := []*value{v}; len(todo) > 0; {
+		at := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		n := at.by
+		if n == nil {
+			continue
+		}
+		if n.transform.Proto.GetSpec().GetUrn() == graph.URNWindowInto {
+			return true
+		}
+		todo = append(todo, n.inputs...)
+	}
+	return false
 }
 
 // highestFirst is a heap of stages by level.

@@ -216,7 +216,12 @@ func (t *streamTimers) take(chunks []bundle.TimerChunk, began, ended element.Tim
 				t.settle(k)
 			} else {
 				at := x.Fire
-				if t.families[i].ProcessingTime && t.s.job.played {
+				switch {
+				case !t.families[i].ProcessingTime:
+					// Elements of that very time come before it, such as what was grouped
+					// in the window at whose end the timer is.
+					at = window.Passing(at)
+				case t.s.job.played:
 					at = min(t.s.job.time()+meant(at, began, ended), endOfTime)
 				}
 				t.put(k, &streamTimer{at: at, family: i, hold: min(x.Hold, element.MaxTimestamp), window: string(x.Windows), raw: slices.Clone(x.Raw), id: id})
