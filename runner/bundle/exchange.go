@@ -123,8 +123,11 @@ func (in *Input) narrow(resp *fnpb.ProcessBundleSplitResponse) (kept [][]byte, g
 		return nil, nil, false
 	}
 	roots := len(resp.GetPrimaryRoots()) + len(resp.GetResidualRoots())
-	if first-last > 2 || (first-last == 2) != (roots > 0) && first <= end {
+	if first-last > 2 || (first-last == 2) != (roots > 0) {
 		return nil, nil, false
+	}
+	if in.cut > 0 && first > end {
+		return nil, nil, false // it works on what was given back; see checkRead
 	}
 	if in.cut > 0 && last >= in.whole {
 		kept = in.pending // nothing before the earlier cut was touched

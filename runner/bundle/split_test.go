@@ -50,6 +50,9 @@ func TestNarrow(t *testing.T) {
 		{"a later split that gives nothing more", "a b c", []*fnpb.ProcessBundleSplitResponse{
 			answerOf(0, 2, "b1", "b2"), answerOf(1, 2, "", ""),
 		}, "a b1", "b2 c"},
+		{"what was given back is not split", "a b c", []*fnpb.ProcessBundleSplitResponse{
+			answerOf(0, 1, "", ""), answerOf(0, 2, "b1", "b2"),
+		}, "a", "b c"},
 		{"indexes beyond the input are no split", "a b", []*fnpb.ProcessBundleSplitResponse{answerOf(5, 6, "", "")}, "a b", ""},
 		{"indexes that overlap are no split", "a b", []*fnpb.ProcessBundleSplitResponse{answerOf(1, 1, "", "")}, "a b", ""},
 	}
