@@ -132,6 +132,17 @@ def documented(page):
   return module
 
 
+class Measured(beam.DoFn):
+  """Tells each kind of metric that the SDK has."""
+  def process(self, n):
+    Metrics.counter('kinds', 'counter').inc(n)
+    Metrics.distribution('kinds', 'distribution').update(n)
+    Metrics.gauge('kinds', 'gauge').set(7)
+    Metrics.string_set('kinds', 'strings').add('n%d' % n)
+    Metrics.bounded_trie('kinds', 'paths').add(('a', 'b%d' % n))
+    yield n
+
+
 READ = Metrics.counter('model', 'read')
 KEPT = Metrics.counter('model', 'kept')
 FIRED = Metrics.counter('model', 'fired')
@@ -292,6 +303,27 @@ class ModelTest(unittest.TestCase):
     with self.pipeline() as p:
       res = p | stream | beam.ParDo(RunningCount())
       assert_that(res, equal_to([('k', 1), ('k', 2), ('l', 1)]))
+
+  def test_metrics_of_all_kinds(self):
+    p = self.pipeline()
+    _ = p | beam.Create([1, 2, 3, 2]) | beam.ParDo(Measured()) | beam.Map(lambda n: (n, n)) | beam.CombinePerKey(sum)
+    run = p.run()
+    run.wait_until_finish()
+    got = run.metrics().query(MetricsFilter().with_namespace('kinds'))
+
+    def only(kind, name):
+      one, = [m for m in got[kind] if m.key.metric.name == name]
+      return one.attempted, one.committed
+
+    self.assertEqual((8, 8), only('counters', 'counter'))
+    for d in only('distributions', 'distribution'):
+      self.assertEqual((8, 4, 1, 3), (d.sum, d.count, d.min, d.max))
+    for g in only('gauges', 'gauge'):
+      self.assertEqual(7, g.value)
+    for s in only('string_sets', 'strings'):
+      self.assertEqual({'n1', 'n2', 'n3'}, s)
+    for t in only('bounded_tries', 'paths'):
+      self.assertEqual({('a', 'b1', False), ('a', 'b2', False), ('a', 'b3', False)}, set(t.flattened()))
 
   def test_trigger_of_ones_own(self):
     """As docs/triggers.md shows it."""
