@@ -334,14 +334,16 @@ func (q *queue) readBlock(ctx context.Context) ([][]byte, error) {
 	return cutAll(q.reader.w, block)
 }
 
-// cutAll cuts a block into its elements, which alias it.
+// cutAll cuts a block into its elements of one window each.
 func cutAll(w *coders.Windowed, block []byte) (elems [][]byte, err error) {
 	var v coders.Value
 	for len(block) > 0 {
 		if block, err = w.Next(block, &v); err != nil {
 			return nil, err
 		}
-		elems = append(elems, v.Raw)
+		if elems, err = apart(elems, w, &v); err != nil {
+			return nil, err
+		}
 	}
 	return elems, nil
 }

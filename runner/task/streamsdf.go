@@ -81,12 +81,18 @@ func (r *restrictions) queue(block []byte) error {
 		if block, err = r.s.r.prog.Input.Next(block, &v); err != nil {
 			return err
 		}
-		x := r.item(v.Raw, v.Timestamp())
-		if r.draining && r.truncates != nil {
-			r.whole = append(r.whole, x)
-			continue
+		elems, err := apart(nil, r.s.r.prog.Input, &v)
+		if err != nil {
+			return err
 		}
-		r.pool.put(r, x, element.MinTimestamp)
+		for _, elem := range elems {
+			x := r.item(elem, v.Timestamp())
+			if r.draining && r.truncates != nil {
+				r.whole = append(r.whole, x)
+				continue
+			}
+			r.pool.put(r, x, element.MinTimestamp)
+		}
 	}
 	return nil
 }
