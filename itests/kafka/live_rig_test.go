@@ -259,6 +259,13 @@ func (l *listener) heard() []string {
 	return slices.Sorted(slices.Values(l.lines))
 }
 
+// count is how many values there are so far.
+func (l *listener) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.lines)
+}
+
 // settled are the values when no more come: as many as are wanted, and none in
 // the time after.
 func (l *listener) settled(t testing.TB, want int) []string {

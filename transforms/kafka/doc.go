@@ -1,5 +1,5 @@
-// Package kafka reads a piece of Kafka's history as bounded input, and writes to
-// Kafka.
+// Package kafka reads Kafka's topics, a piece of their history as bounded input
+// (Replay) or without an end (Live), and writes to Kafka.
 //
 // A replay is resolved once: Resolve turns what the user said (topics, times,
 // offsets, "until now") into Bounds, exact offset ranges of partitions, small
@@ -12,6 +12,11 @@
 // transactions never appear. Control records never do. A range ends when the
 // fetch position has reached its end: offsets at the end that show no record
 // (markers, compacted keys, aborted records) are passed, not waited for.
+//
+// A live reading is the same reader, a slice of a partition at a time. What is
+// left of the partition is given out again later: a restriction without an end,
+// which nobody shares. Its watermark follows the records' times and, where a
+// partition has nothing new, the clock (Policy).
 //
 // The client is kafka-go's Transport: connections, TLS, SASL, and which broker
 // leads which partition. Fetching and the reading of record batches is ours (see

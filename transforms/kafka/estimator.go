@@ -71,14 +71,15 @@ func (p Policy) stamp(e *estimator, r *Record, now int64) (int64, error) {
 
 // seen moves the watermark for the time of a record that was read; 0 is none.
 func (p Policy) seen(e *estimator, at, now int64) {
-	switch {
-	case at <= 0 || p.Stamp == ByProcessing:
-	case p.Stamp == ByLog:
-		e.raise(at)
-	default:
-		// A time to come is some clock's mistake: let it not make all others late.
-		e.raise(min(at, now) - p.MaxDelay.Milliseconds())
+	if at <= 0 || p.Stamp == ByProcessing {
+		return
 	}
+	// A time to come is some clock's mistake: let it not make all others late.
+	at = min(at, now)
+	if p.Stamp == ByCreate {
+		at -= p.MaxDelay.Milliseconds()
+	}
+	e.raise(at)
 }
 
 // rest moves the watermark of a partition after a slice, of which some records

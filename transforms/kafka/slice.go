@@ -10,7 +10,7 @@ import (
 const (
 	// sliceTime and sliceBytes bound what is read of a partition before the others
 	// of its task have their turn, and what was read is committed. Bytes are those
-	// that came: a fetch begins while less has.
+	// of records, inflated: a fetch begins while there are less.
 	sliceTime  = 200 * time.Millisecond
 	sliceBytes = 16 << 20
 )

@@ -38,7 +38,7 @@ type page struct {
 	from    int64
 	next    int64
 	limit   int64 // where the partition ended
-	size    int   // in bytes, as it came
+	size    int   // of the batches, in bytes
 	// last says that nothing was behind it, not even what can't be read yet.
 	last bool
 }
@@ -126,7 +126,7 @@ func (s *spanReader) open(f *fetched) (page, error) {
 	if s.committed && f.lastStable >= 0 {
 		limit = min(limit, f.lastStable)
 	}
-	p.limit, p.size, p.last = f.highWatermark, len(f.batches), p.next >= f.highWatermark
+	p.limit, p.last = f.highWatermark, p.next >= f.highWatermark
 	switch {
 	case p.next > s.position:
 		s.silent = 0
@@ -205,6 +205,7 @@ func (s *spanReader) batches(f *fetched) (page, error) {
 			return page{}, err
 		}
 		p.batches = append(p.batches, b)
+		p.size += len(b.body)
 	}
 	p.next = min(p.next, s.end)
 	return p, nil

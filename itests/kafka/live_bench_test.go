@@ -1,0 +1,150 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"trestle/itests/kafka/broker"
+	"trestle/transforms/kafka"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	catchPartitions = 4
+	catchEach       = 500_000
+	catchKeys       = 1000
+)
+
+func init() {
+	beam.RegisterType(reflect.TypeFor[groupLineFn]())
+	register.Iter1[[]byte]()
+}
+
+// BenchmarkCatchUp runs programs over what a topic holds, replayed and live: they
+// count the records, and count them by key and window, with a combiner and as
+// groups. A live job has caught up when it has
+// counted all, or given all windows that are complete. One run each:
+//
+//	go test ./itests/kafka -kafka -run - -bench CatchUp -benchtime 1x
+func BenchmarkCatchUp(b *testing.B) {
+	br, tool := need(b)
+	topic := newTopic(b, tool, catchPartitions)
+	complete := fillForCatchUp(b, br, topic)
+	job := serve(b)
+	l := live(br, topic)
+	l.IdleAfter = -1
+	r := kafka.Replay{Source: source(br, topic)}
+	const all = catchPartitions * catchEach
+	b.Run("count/replay", func(b *testing.B) {
+		catchUp(b, all, func() {
+			p, s := beam.NewPipelineWithRoot()
+			beam.ParDo0(s, &countFn{}, r.Pairs(s))
+			run(b, job, p)
+			if n := counted.Load(); n != all {
+				b.Fatalf("%d records", n)
+			}
+		})
+	})
+	b.Run("count/live", func(b *testing.B) {
+		var running *liveJob
+		catchUp(b, all, func() {
+			p, s := beam.NewPipelineWithRoot()
+			beam.ParDo0(s, &countFn{}, l.Pairs(s))
+			running = startLive(b, job, p)
+			running.await(5*time.Minute, "all is counted", func() bool { return counted.Load() >= all })
+		})
+		running.drain()
+	})
+	for _, program := range []struct {
+		name  string
+		build func(s beam.Scope, pairs beam.PCollection, to kafka.Sink)
+	}{{"windows", countWindows}, {"groups", groupWindows}} {
+		b.Run(program.name+"/replay", func(b *testing.B) {
+			to := newTopic(b, tool, 1)
+			catchUp(b, all, func() {
+				p, s := beam.NewPipelineWithRoot()
+				program.build(s, r.Pairs(s), sink(br, to))
+				run(b, job, p)
+			})
+		})
+		b.Run(program.name+"/live", func(b *testing.B) {
+			to := newTopic(b, tool, 1)
+			heard := listen(b, br, to)
+			var running *liveJob
+			catchUp(b, all, func() {
+				p, s := beam.NewPipelineWithRoot()
+				program.build(s, l.Pairs(s), sink(br, to))
+				running = startLive(b, job, p)
+				running.await(5*time.Minute, "the complete windows have come", func() bool { return heard.count() >= complete })
+			})
+			running.drain()
+		})
+	}
+}
+
+// catchUp measures one run.
+func catchUp(b *testing.B, records int, run func()) {
+	for b.Loop() {
+		counted.Store(0)
+		began := time.Now()
+		run()
+		b.ReportMetric(float64(records)/time.Since(began).Seconds()/1e6, "Mrecords/s")
+	}
+}
+
+// groupWindows is countWindows without a combiner: all values of a key and window
+// come together.
+func groupWindows(s beam.Scope, pairs beam.PCollection, to kafka.Sink) {
+	groups := beam.GroupByKey(s, beam.WindowInto(s, window.NewFixedWindows(windowSize), pairs))
+	to.Write(s, beam.ParDo(s, &groupLineFn{}, groups))
+}
+
+type groupLineFn struct{}
+
+func (*groupLineFn) ProcessElement(w beam.Window, key []byte, values func(*[]byte) bool) ([]byte, []byte) {
+	n := 0
+	for v := []byte(nil); values(&v); {
+		n++
+	}
+	return key, []byte(windowLine(int64(w.(window.IntervalWindow).Start), string(key), n))
+}
+
+// fillForCatchUp writes events over ten minutes, each partition's in order, and
+// returns how many lines are complete before the last.
+func fillForCatchUp(b *testing.B, br *broker.Broker, topic string) (complete int) {
+	c, err := kgo.NewClient(kgo.SeedBrokers(br.Plain), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerLinger(20*time.Millisecond), kgo.MaxBufferedRecords(100_000))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	begin, span := yesterday(), 10*time.Minute
+	value := slices.Repeat([]byte{'v'}, 90)
+	windows := map[string]bool{}
+	for i := range int64(catchEach) {
+		at := begin.Add(span * time.Duration(i) / catchEach)
+		for p := range int32(catchPartitions) {
+			key := fmt.Sprintf("key%07d", (i*7+int64(p)*13)%catchKeys)
+			c.Produce(context.Background(), &kgo.Record{Partition: p, Timestamp: at, Key: []byte(key), Value: value}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					b.Error(err)
+				}
+			})
+			if at.Before(begin.Add(span - windowSize)) {
+				windows[fmt.Sprint(at.UnixMilli()/windowSize.Milliseconds(), key)] = true
+			}
+		}
+	}
+	if err := c.Flush(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	return len(windows)
+}
