@@ -55,6 +55,10 @@ func newRestrictions(s *stream) *restrictions {
 	r := &restrictions{
 		s: s, pool: s.job.restrictionPool(s.r.prog.Stage.ID), hungry: make(chan struct{}, 1), floor: watermark.Start, said: watermark.Start.Watermark,
 	}
+	if len(s.r.prog.SideInput) > 0 {
+		// Its restrictions have waited for its own side inputs, and not for others'.
+		r.pool = &restrictionPool{}
+	}
 	if s.br.Checkpoint = s.r.m.cfg.Plans.BundleTime(s.r.spec.Job); s.br.Checkpoint == 0 {
 		s.br.Checkpoint = checkpointEvery
 	}
