@@ -267,22 +267,28 @@ func (g *grouping) step(context.Context) (bool, error) {
 }
 
 // due is a key that is to be told that time has come. Those on disk come back
-// when none in memory is left.
+// when none in memory is left; looking for them may complete some in memory,
+// whose time it is then.
 func (g *grouping) due(now pane.Now) *wakeSlot[*groupKey] {
 	for {
-		if slot := g.event.due(now.Input); slot != nil {
-			return slot
-		}
-		if slot := g.processing.due(now.Processing); slot != nil {
-			return slot
-		}
-		if slot := g.synchronized.due(now.Synchronized); slot != nil {
+		if slot := g.ripe(now); slot != nil {
 			return slot
 		}
 		if !g.keys.wake(now.Input, now.Processing, now.Synchronized) {
-			return nil
+			return g.ripe(now)
 		}
 	}
+}
+
+// ripe is a key in memory that is to be told that time has come.
+func (g *grouping) ripe(now pane.Now) *wakeSlot[*groupKey] {
+	if slot := g.event.due(now.Input); slot != nil {
+		return slot
+	}
+	if slot := g.processing.due(now.Processing); slot != nil {
+		return slot
+	}
+	return g.synchronized.due(now.Synchronized)
 }
 
 func (g *grouping) next() element.Timestamp {
