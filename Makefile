@@ -52,7 +52,7 @@ itest-python: build $(VENV)/.ready ## the Python SDK's own tests
 itest-behaviour: build $(VENV)/.ready ## failures, regions and parallelism, seen from outside
 	$(ITEST) -itests=behaviour
 
-itest-generated: build ## pipelines made by chance against what the model says, in four ways each
+itest-generated: build ## pipelines made by chance against what the model says, in seven of eleven ways each; N=10000
 	$(ITEST) -itests=behaviour -run '^TestGenerated$$' -generated=$(or $(N),10000)
 
 itest-failover: build $(VENV)/.ready ## many machines and what dies of them; QUICK=1 takes four minutes

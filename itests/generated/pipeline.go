@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
+	"fmt"
 	"reflect"
-	"sync"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/timers"
@@ -16,50 +14,143 @@ import (
 )
 
 func init() {
-	beam.RegisterType(reflect.TypeFor[sourceFn]())
-	beam.RegisterType(reflect.TypeFor[mapFn]())
-	beam.RegisterType(reflect.TypeFor[groupFn]())
-	beam.RegisterType(reflect.TypeFor[valueFn]())
-	beam.RegisterType(reflect.TypeFor[sideFn]())
-	beam.RegisterType(reflect.TypeFor[stateFn]())
-	beam.RegisterType(reflect.TypeFor[sinkFn]())
+	for _, t := range []reflect.Type{
+		reflect.TypeFor[sourceFn](), reflect.TypeFor[rangesFn](), reflect.TypeFor[resumingFn](), reflect.TypeFor[parseFn](),
+		reflect.TypeFor[mapFn](), reflect.TypeFor[partsFn](), reflect.TypeFor[spreadFn](),
+		reflect.TypeFor[groupFn](), reflect.TypeFor[cogroupFn](), reflect.TypeFor[meanFn](), reflect.TypeFor[tally](),
+		reflect.TypeFor[valueFn](), reflect.TypeFor[sideIterFn](), reflect.TypeFor[sideSliceFn](), reflect.TypeFor[sideReIterFn](),
+		reflect.TypeFor[sideMapFn](), reflect.TypeFor[sideSingleFn](),
+		reflect.TypeFor[stateFn](), reflect.TypeFor[mapsFn](), reflect.TypeFor[timersFn](),
+		reflect.TypeFor[bombFn](), reflect.TypeFor[textFn](), reflect.TypeFor[paneFn](), reflect.TypeFor[putFn](),
+	} {
+		beam.RegisterType(t)
+	}
+	beam.RegisterFunction(add)
 	register.Emitter3[beam.EventTime, string, int64]()
 	register.Emitter2[string, int64]()
+	register.Emitter2[string, string]()
 	register.Emitter1[int64]()
 	register.Iter1[int64]()
+	register.Iter1[string]()
 }
 
-// build makes the pipeline; what comes out goes to the results of that name.
-func (p plan) build(name string) *beam.Pipeline {
+// build makes the pipeline of several plans. What comes out of each goes to the
+// collector, under the job's name and the plan's seed.
+func build(plans []plan, w way, job string, c *collector) *beam.Pipeline {
 	pipeline, s := beam.NewPipelineWithRoot()
-	source := beam.ParDo(s, &sourceFn{Input: p.Input}, beam.Impulse(s))
-	at := beam.WindowInto(s, p.In.fn(), source)
-	for _, st := range p.Steps {
-		at = p.apply(s, st, source, at)
+	start := beam.Impulse(s)
+	var all []beam.PCollection
+	for i, p := range plans {
+		b := builder{plan: p, way: w, job: job, address: c.address, s: s.Scope(fmt.Sprint("seed ", p.Seed)), bomb: -1}
+		if w.Kill && (i%3 == 0 || len(plans) == 1) { // of more than die, as some bombs see no element
+			b.bomb = int(p.Seed) % (len(p.Steps) + 1)
+		}
+		all = append(all, beam.WindowInto(b.s, window.NewGlobalWindows(), b.build(start)))
 	}
-	beam.ParDo0(s, &sinkFn{Name: name}, at)
+	beam.ParDo0(s, &putFn{Job: job, Address: c.address}, beam.GroupByKey(s, beam.Flatten(s, all...)))
 	return pipeline
 }
 
-func (p plan) apply(s beam.Scope, st step, source, at beam.PCollection) beam.PCollection {
+// A builder makes a plan's part of a pipeline.
+type builder struct {
+	plan
+	way
+	job, address string
+	s            beam.Scope
+	bomb         int // the step before which a worker dies; -1: none
+}
+
+// build gives the lines of text that come of the plan, with its seed as the key.
+func (b *builder) build(start beam.PCollection) beam.PCollection {
+	source := b.source(start)
+	at := into(b.s, b.In, source)
+	for i, st := range b.Steps {
+		at = b.apply(b.explosive(at, i), st, source)
+	}
+	at = b.explosive(at, len(b.Steps))
+	if b.Fire != nil {
+		return b.fire(at)
+	}
+	return beam.ParDo(b.s, &textFn{Plan: fmt.Sprint(b.Seed)}, at)
+}
+
+func (b *builder) explosive(at beam.PCollection, step int) beam.PCollection {
+	if b.bomb != step {
+		return at
+	}
+	return beam.ParDo(b.s, &bombFn{Job: b.job, Address: b.address}, at)
+}
+
+func (b *builder) apply(at beam.PCollection, st step, source beam.PCollection) beam.PCollection {
+	s := b.s
 	switch st.Kind {
 	case "window":
-		return beam.WindowInto(s, st.To.fn(), at)
+		return into(s, st.To, at)
+	case "reshuffle":
+		return beam.Reshuffle(s, at)
 	case "sum":
 		return stats.SumPerKey(s, at)
+	case "mean":
+		return beam.CombinePerKey(s, &meanFn{}, at)
 	case "group":
 		return beam.ParDo(s, &groupFn{}, beam.GroupByKey(s, at))
+	case "cogroup":
+		other := beam.ParDo(s, &mapFn{Kind: "rekey and times seven", Arg: st.Arg}, at)
+		return beam.ParDo(s, &cogroupFn{}, beam.CoGroupByKey(s, at, other))
 	case "flatten":
 		return beam.Flatten(s, at, beam.ParDo(s, &mapFn{Kind: "add", Arg: st.Arg}, at))
+	case "parts":
+		even, odd := beam.ParDo2(s, &partsFn{Arg: st.Arg}, at)
+		return beam.Flatten(s, even, odd)
+	case "spread":
+		return beam.ParDo(s, &spreadFn{N: st.Arg, PauseMillis: b.PauseMillis}, at)
 	case "side":
-		side := beam.ParDo(s, &valueFn{}, beam.WindowInto(s, sideWindowing(st).fn(), source))
-		return beam.ParDo(s, &sideFn{}, at, beam.SideInput{Input: side})
-	case "state":
+		return b.side(at, st, source)
+	case "value", "bag", "combining":
 		return beam.ParDo(s, &stateFn{
-			Sum: state.MakeValueState[int64]("sum"), Count: state.MakeValueState[int64]("count"), End: timers.InEventTime("end"),
+			Kind: st.Kind, Sum: state.MakeValueState[int64]("sum"), Count: state.MakeValueState[int64]("count"),
+			Bag: state.MakeBagState[int64]("bag"), Combined: state.MakeCombiningState[int64, int64, int64]("combined", add),
+			End: timers.InEventTime("end"),
+		}, at)
+	case "map", "set", "ordered", "cleared":
+		return beam.ParDo(s, &mapsFn{
+			Kind: st.Kind, Map: state.MakeMapState[int64, int64]("map"), Set: state.MakeSetState[int64]("set"),
+			List: state.MakeOrderedListState[int64]("list"), Count: state.MakeValueState[int64]("count"),
+			End: timers.InEventTime("end"), Never: timers.InEventTime("never"),
+		}, at)
+	case "tags", "loop":
+		return beam.ParDo(s, &timersFn{
+			Kind: st.Kind, Tick: state.MakeValueState[int64]("tick"), Next: state.MakeValueState[int64]("next"), Pace: state.MakeValueState[int64]("pace"),
+			Timer: timers.InEventTime("timer"),
 		}, at)
 	}
 	return beam.ParDo(s, &mapFn{Kind: st.Kind, Arg: st.Arg}, at)
+}
+
+func (b *builder) side(at beam.PCollection, st step, source beam.PCollection) beam.PCollection {
+	s := b.s
+	side := into(s, sideWindowing(st), source)
+	if st.View == "map" {
+		return beam.ParDo(s, &sideMapFn{}, at, beam.SideInput{Input: side})
+	}
+	side = beam.ParDo(s, &valueFn{}, side)
+	switch st.View {
+	case "slice":
+		return beam.ParDo(s, &sideSliceFn{}, at, beam.SideInput{Input: side})
+	case "reiter":
+		return beam.ParDo(s, &sideReIterFn{}, at, beam.SideInput{Input: side})
+	case "single":
+		return beam.ParDo(s, &sideSingleFn{}, at, beam.SideInput{Input: stats.Sum(s, side)})
+	}
+	return beam.ParDo(s, &sideIterFn{}, at, beam.SideInput{Input: side})
+}
+
+// into puts elements into windows.
+func into(s beam.Scope, w windowing, at beam.PCollection, more ...beam.WindowIntoOption) beam.PCollection {
+	if w.Lateness > 0 {
+		more = append(more, beam.AllowedLateness(time.Duration(w.Lateness)*time.Millisecond))
+	}
+	return beam.WindowInto(s, w.fn(), at, more...)
 }
 
 func (w windowing) fn() *window.Fn {
@@ -73,100 +164,4 @@ func (w windowing) fn() *window.Fn {
 		return window.NewSessions(millis(w.Size))
 	}
 	return window.NewGlobalWindows()
-}
-
-type sourceFn struct{ Input []input }
-
-func (f *sourceFn) ProcessElement(_ []byte, emit func(beam.EventTime, string, int64)) {
-	for _, in := range f.Input {
-		emit(mtime.Time(in.At), in.Key, in.Value)
-	}
-}
-
-type mapFn struct {
-	Kind string
-	Arg  int64
-}
-
-func (f *mapFn) ProcessElement(key string, value int64) (string, int64) {
-	if f.Kind == "rekey" {
-		return rekey(value, f.Arg), value
-	}
-	return key, value + f.Arg
-}
-
-type groupFn struct{}
-
-func (f *groupFn) ProcessElement(key string, values func(*int64) bool) (string, int64) {
-	var v, sum, count int64
-	for values(&v) {
-		sum += v
-		count++
-	}
-	return key, mix(sum, count)
-}
-
-type valueFn struct{}
-
-func (f *valueFn) ProcessElement(_ string, value int64) int64 { return value }
-
-type sideFn struct{}
-
-func (f *sideFn) ProcessElement(key string, value int64, side func(*int64) bool) (string, int64) {
-	var v int64
-	for side(&v) {
-		value += v
-	}
-	return key, value
-}
-
-// stateFn gives at the end of each window what groupFn would.
-type stateFn struct {
-	Sum, Count state.Value[int64]
-	End        timers.EventTime
-}
-
-func (f *stateFn) ProcessElement(w beam.Window, s state.Provider, t timers.Provider, _ string, value int64, _ func(string, int64)) error {
-	for _, add := range []struct {
-		to state.Value[int64]
-		n  int64
-	}{{f.Sum, value}, {f.Count, 1}} {
-		had, _, err := add.to.Read(s)
-		if err != nil {
-			return err
-		}
-		if err := add.to.Write(s, had+add.n); err != nil {
-			return err
-		}
-	}
-	f.End.Set(t, w.MaxTimestamp().ToTime())
-	return nil
-}
-
-// OnTimer gives the result.
-func (f *stateFn) OnTimer(_ context.Context, s state.Provider, _ timers.Provider, key string, _ timers.Context, emit func(string, int64)) error {
-	sum, _, err := f.Sum.Read(s)
-	if err != nil {
-		return err
-	}
-	count, _, err := f.Count.Read(s)
-	if err != nil {
-		return err
-	}
-	emit(key, mix(sum, count))
-	return nil
-}
-
-// results are what the sinks were given, by name: workers are in this process.
-var results struct {
-	sync.Mutex
-	of map[string]rows
-}
-
-type sinkFn struct{ Name string }
-
-func (f *sinkFn) ProcessElement(w beam.Window, key string, value int64) {
-	results.Lock()
-	defer results.Unlock()
-	results.of[f.Name] = append(results.of[f.Name], row{Key: key, Value: value, end: int64(w.MaxTimestamp()) + 1})
 }
