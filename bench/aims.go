@@ -12,6 +12,7 @@ const (
 	aimRunnerCPU = 0.4 // runner's CPU ÷ worker's, at most
 	aimLinear    = 1.2 // time of one record among most ÷ among fewest, at most
 	aimSmall     = 2.0 // small job ÷ Prism's, at most
+	aimBatch     = 3.0 // state with an unbounded source ÷ with a bounded one, at least
 	aimReplay    = 0.9 // records a second of a counting pipeline ÷ a plain loop's, at least
 )
 
@@ -24,6 +25,7 @@ var aimSpeedups = []struct {
 	{"group_by_key", prismName, 4}, {"group_by_key", flinkName, 2},
 	{"pardo", prismName, 1.4}, {"pardo", flinkName, 1.4},
 	{"wordcount", fnapiName, 1},
+	{windowsJob, prismName, 3},
 }
 
 // aimsTable compares what was found with what is aimed at. An aim whose jobs
@@ -41,6 +43,9 @@ func aimsTable(results []result) table {
 		if v, of := speedup(results, a.test, a.peer); of != nil {
 			row(fmt.Sprintf("%s: %.1f × as fast as %s", a.test, a.factor, titles[a.peer]), fmt.Sprintf("%.2f × (%s)", v, of.size), v >= a.factor)
 		}
+	}
+	if v, ok := batchAgainstStreaming(results); ok {
+		row(fmt.Sprintf("bounded input with state: %.1f × as fast as the same unbounded", aimBatch), fmt.Sprintf("%.2f ×", v), v >= aimBatch)
 	}
 	if v, ok := linearity(results); ok {
 		row(fmt.Sprintf("time linear in the records: one among most costs ≤ %.1f × one among fewest", aimLinear), fmt.Sprintf("%.2f ×", v), v <= aimLinear)

@@ -64,6 +64,7 @@ func compare(ctx context.Context, w *workshop, o *options) ([]table, error) {
 		{smallJobs, smallTable},
 		{exchangeJobs, exchangeTable},
 		{streamJobs, streamTable},
+		{liveJobs, liveTable},
 		{linearJobs, linearTable},
 	} {
 		jobs, err := part.jobs(ctx, w, o)

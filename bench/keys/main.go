@@ -6,6 +6,10 @@
 // a value state that is read and written with each of its records. The source
 // is unbounded, unless -bounded is set: then the same pipeline is one of bounded
 // data.
+//
+// With -do=live the source gives so many records a second, whose time is the
+// clock's, and what is printed is how late the panes of windows of a second come,
+// counted from the end of their window: the median, and what 99 of 100 are below.
 package main
 
 import (
@@ -31,13 +35,15 @@ var (
 	count   = flag.Int64("records", 2000, "records")
 	keys    = flag.Int64("keys", 1000, "keys; a divisor of the records")
 	splits  = flag.Int64("splits", 4, "pieces that the source is cut into")
-	do      = flag.String("do", "group", "group, windows or state")
+	do      = flag.String("do", "group", "group, windows, state or live")
+	rate    = flag.Int64("rate", 5000, "with -do=live: records a second, a multiple of the keys")
 	bounded = flag.Bool("bounded", false, "the source is bounded")
 )
 
 func init() {
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[source](), reflect.TypeFor[boundedSource](), reflect.TypeFor[groupFn](), reflect.TypeFor[stateFn](),
+		reflect.TypeFor[liveSource](), reflect.TypeFor[lateFn](),
 	} {
 		beam.RegisterType(t)
 	}
@@ -57,6 +63,10 @@ func main() {
 func run(ctx context.Context) error {
 	p, s := beam.NewPipelineWithRoot()
 	numbers := numbers{Records: *count, Keys: *keys, Splits: *splits}
+	if *do == "live" {
+		live(s, numbers)
+		return finish(ctx, p)
+	}
 	var pairs beam.PCollection
 	if *bounded {
 		pairs = beam.ParDo(s, &boundedSource{numbers}, beam.Impulse(s))
@@ -74,11 +84,19 @@ func run(ctx context.Context) error {
 	default:
 		return fmt.Errorf("-do=%s is not known", *do)
 	}
+	return finish(ctx, p)
+}
+
+// finish runs the pipeline and looks at what came out.
+func finish(ctx context.Context, p *beam.Pipeline) error {
 	result, err := beamx.RunWithMetrics(ctx, p)
 	if err != nil {
 		return err
 	}
-	return verify(result)
+	if err := verify(result); err != nil || *do != "live" {
+		return err
+	}
+	return tellDelays()
 }
 
 var (
@@ -95,8 +113,15 @@ func verify(r beam.PipelineResult) error {
 	if got["records"] != *count {
 		return fmt.Errorf("%d records came out, want %d", got["records"], *count)
 	}
-	if *do != "windows" && got["done"] != *keys {
-		return fmt.Errorf("%d keys were done, want %d", got["done"], *keys)
+	want := *keys
+	switch *do {
+	case "windows":
+		return nil
+	case "live":
+		want *= *count / *rate // each key in each second
+	}
+	if got["done"] != want {
+		return fmt.Errorf("%d groups were done, want %d", got["done"], want)
 	}
 	return nil
 }
