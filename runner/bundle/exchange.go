@@ -89,6 +89,9 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input, keep flo
 		// A worker that can't split now is no error: it works on.
 		return false, nil
 	}
+	if in.atEnd(resp) {
+		return false, nil
+	}
 	kept, given, ok := in.narrow(resp)
 	if !ok {
 		// The worker has given up something, and we don't know what.
@@ -104,6 +107,22 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input, keep flo
 	}
 	r.GiveBack(kept, given)
 	return true, nil
+}
+
+// atEnd reports whether an answer says that all elements are done and there is
+// nothing to give: Go's workers split behind the last one then, while DoFns
+// finish the bundle. Whether a worker is there because it has read what it gave
+// back is seen at the end, by checkRead.
+func (in *Input) atEnd(resp *fnpb.ProcessBundleSplitResponse) bool {
+	if len(resp.GetChannelSplits()) != 1 || len(resp.GetPrimaryRoots())+len(resp.GetResidualRoots()) > 0 {
+		return false
+	}
+	end := int64(len(in.Items))
+	if in.cut > 0 {
+		end = int64(in.cut - 1)
+	}
+	cs := resp.GetChannelSplits()[0]
+	return cs.GetLastPrimaryElement() == end && cs.GetFirstResidualElement() == end+1
 }
 
 // narrow computes what a split leaves to the bundle and what it gives back.

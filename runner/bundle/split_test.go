@@ -95,6 +95,30 @@ func join(items [][]byte) string {
 	return strings.Join(s, " ")
 }
 
+// A worker that has done all that it kept splits behind it, which takes nothing
+// back and gives nothing.
+func TestSplitAtEnd(t *testing.T) {
+	in := &Input{Items: [][]byte{[]byte("a"), []byte("b")}}
+	for _, test := range []struct {
+		answer *fnpb.ProcessBundleSplitResponse
+		want   bool
+	}{{answerOf(2, 3, "", ""), true}, {answerOf(1, 2, "", ""), false}, {answerOf(3, 4, "", ""), false}, {answerOf(1, 3, "c1", "c2"), false}} {
+		if got := in.atEnd(test.answer); got != test.want {
+			t.Errorf("%v: %v, want %v", test.answer, got, test.want)
+		}
+	}
+	kept, _, ok := in.narrow(answerOf(-1, 1, "a1", "a2"))
+	if in.pending = kept; !ok {
+		t.Fatal("the split made no sense")
+	}
+	if !in.atEnd(answerOf(1, 2, "", "")) || in.atEnd(answerOf(2, 3, "", "")) {
+		t.Error("after a split the end is where that was")
+	}
+	if got := join(in.Kept()); got != "a1" {
+		t.Errorf("kept %q", got)
+	}
+}
+
 // A worker that reads on where it was split is told from one that doesn't.
 func TestReadOn(t *testing.T) {
 	in := &Input{}
