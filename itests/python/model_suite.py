@@ -304,6 +304,15 @@ class ModelTest(unittest.TestCase):
       res = p | stream | beam.ParDo(RunningCount())
       assert_that(res, equal_to([('k', 1), ('k', 2), ('l', 1)]))
 
+  def test_timer_at_the_end_of_a_window(self):
+    """The SDK's own transform gives what is left over by a timer at the first instant that is not in the window."""
+    with self.pipeline() as p:
+      res = (
+          self.at(p, [1, 2, 3, 11, 12, 25])
+          | beam.WindowInto(window.FixedWindows(10)) | beam.GroupIntoBatches(2)
+          | beam.Map(lambda kv, w=beam.DoFn.WindowParam: (int(w.end), len(kv[1]))))
+      assert_that(res, equal_to([(10, 2), (10, 1), (20, 2), (30, 1)]))
+
   def test_metrics_of_all_kinds(self):
     p = self.pipeline()
     _ = p | beam.Create([1, 2, 3, 2]) | beam.ParDo(Measured()) | beam.Map(lambda n: (n, n)) | beam.CombinePerKey(sum)

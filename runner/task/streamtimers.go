@@ -122,7 +122,9 @@ func (t *streamTimers) queueOf(k *streamKey, x *streamTimer) *timerQueue {
 }
 
 // expire makes sure that a window's state is dropped when it has expired, and
-// that the user's code hears of it where it wants to.
+// that the user's code hears of it where it wants to. Both come behind the timers
+// of the first instant that is not in the window any more, where Python's code
+// likes to set them.
 func (t *streamTimers) expire(key []byte, w window.Window, code []byte) {
 	if len(t.families) == 0 && w == window.Global {
 		return // it outlives the task
@@ -133,7 +135,7 @@ func (t *streamTimers) expire(key []byte, w window.Window, code []byte) {
 		return
 	}
 	id := string(t.id)
-	at := window.Passing(w.Expiry(t.s.r.prog.Stream.LatenessMillis))
+	at := window.Passing(window.Passing(w.Expiry(t.s.r.prog.Stream.LatenessMillis)))
 	t.put(k, &streamTimer{at: at, rank: rankDrop, family: -1, hold: element.MaxTimestamp, window: string(code), id: id})
 	for i, f := range t.families {
 		if f.Expiry {
