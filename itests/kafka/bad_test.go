@@ -59,6 +59,13 @@ func TestBadInput(t *testing.T) {
 		s.Connection.Patience = time.Second
 		fails(t, job, kafka.Replay{Source: s}, `topic "`+topic+`": brokers at 127.0.0.1:1: still failing after 1s`)
 	})
+	t.Run("brokers gone before they are read from", func(t *testing.T) {
+		s := source(b, topic)
+		bounds := resolve(t, s)
+		s.Connection.Servers = []string{"127.0.0.1:1"}
+		s.Connection.Patience = time.Second
+		fails(t, job, kafka.Replay{Source: s, Bounds: &bounds}, `partition 1 of topic "`+topic+`" at offset `, "still failing after 1s", "127.0.0.1:1")
+	})
 	t.Run("all records deleted", func(t *testing.T) {
 		s := source(b, topic)
 		bounds := resolve(t, s)
@@ -71,7 +78,7 @@ func TestBadInput(t *testing.T) {
 
 		// The same when it happens after the bounds were settled.
 		do(t, tool, "delete "+topic+" 1 100")
-		fails(t, job, kafka.Replay{Source: source(b, topic), Bounds: &bounds}, `partition 1 of topic "`+topic+`"`, "the records from 0 to 99 have been deleted")
+		fails(t, job, kafka.Replay{Source: source(b, topic), Bounds: &bounds}, `partition 1 of topic "`+topic+`"`, "to 99 have been deleted") // the piece that was read first may be a part
 	})
 	t.Run("less than was asked for", func(t *testing.T) {
 		s := source(b, topic)

@@ -69,19 +69,24 @@ func fromTime(line string) string {
 }
 
 // TestCopy copies a topic with all that records can be, undisturbed: each record
-// once, with its nulls, headers and time, and where the Java producer would have
+// once, with every codec, with its nulls, headers and time, and where the Java producer would have
 // put it, had it chosen the partition.
 func TestCopy(t *testing.T) {
 	topic := varied(t)
 	b, tool := need(t)
-	to, byJava := newTopic(t, tool, 4), newTopic(t, tool, 4)
+	byJava := newTopic(t, tool, 4)
 	job, web := serveBoth(t, t.TempDir())
-	said, err := trestle(t, "kafka", "replay", topic, "--brokers="+b.Plain, "--job-addr="+job, "--web-addr="+web, "--to="+to, "--to-config=compression.type=zstd")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, said)
-	}
 	want := after(flat(oracle(t, tool, topic)), 2)
-	mustBe(t, after(flat(oracle(t, tool, to)), 2), want)
+	var to string
+	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		to = newTopic(t, tool, 4)
+		said, err := trestle(t, "kafka", "replay", topic, "--brokers="+b.Plain, "--job-addr="+job, "--web-addr="+web,
+			"--to="+to, "--to-config=compression.type="+codec)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, said)
+		}
+		mustBe(t, after(flat(oracle(t, tool, to)), 2), want)
+	}
 
 	// The same keys by the Java producer, which chooses partitions itself.
 	do(t, tool, "producer java-"+to)

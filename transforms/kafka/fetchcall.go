@@ -53,6 +53,9 @@ func (f *fetchCall) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
 }
 
 func leaderOf(cluster protocol.Cluster, topic string, partition int32) (protocol.Broker, error) {
+	if len(cluster.Brokers) == 0 {
+		return protocol.Broker{}, kafkago.BrokerNotAvailable // none has answered yet
+	}
 	t, ok := cluster.Topics[topic]
 	if !ok {
 		return protocol.Broker{}, kafkago.UnknownTopicOrPartition

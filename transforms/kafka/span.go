@@ -73,6 +73,9 @@ func (s *spanReader) run(ctx context.Context, pages chan<- page) error {
 func (s *spanReader) fetch(ctx context.Context) (page, error) {
 	p, err := s.ask(ctx, fetchWait)
 	if err != nil {
+		if passing(err) && !errors.Is(err, errStill) {
+			err = explain(err, s.client.servers)
+		}
 		return page{next: s.position}, s.trial.again(ctx, err)
 	}
 	return p, nil
