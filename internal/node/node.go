@@ -153,8 +153,13 @@ func (n *Node) is(r Role) bool { return n.cfg.Role&r != 0 }
 // spilled, the rest for what can't, and the collector works harder towards the
 // end.
 func (n *Node) bound() {
-	debug.SetMemoryLimit(int64(n.cfg.Memory) * 9 / 10)
+	memory := int64(n.cfg.Memory)
+	debug.SetMemoryLimit(memory - max(memory/10, min(programBytes, memory/3)))
 }
+
+// programBytes is about what of the program itself is in memory, which the
+// collector doesn't count.
+const programBytes = 40 << 20
 
 func dataShare(memory Size) int64 { return int64(memory) / 2 }
 
