@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"trestle/itests/kafka/broker"
 )
 
 // A group is a Trestle of many processes on this machine's loopback.
@@ -85,14 +87,13 @@ func startGroup(t *testing.T, managers, workers int) *group {
 // addresses are free ones.
 func addresses(t *testing.T, n int) []string {
 	t.Helper()
+	ports, err := broker.FreePorts(n)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var all []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // all at the end, so that they differ
-		all = append(all, l.Addr().String())
+	for _, p := range ports {
+		all = append(all, net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
 	}
 	return all
 }

@@ -15,11 +15,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,7 +75,7 @@ const (
 
 // Start starts a broker in dir and waits until it answers.
 func Start(ctx context.Context, jars Jars, dir string, o Options) (*Broker, error) {
-	ports, err := freePorts(3)
+	ports, err := FreePorts(3)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func Start(ctx context.Context, jars Jars, dir string, o Options) (*Broker, erro
 // StartCluster starts brokers that keep each record three times, or as often as
 // there are brokers, and acknowledge what two have. Any of them may be killed.
 func StartCluster(ctx context.Context, jars Jars, dir string, n int) ([]*Broker, error) {
-	ports, err := freePorts(3 * n)
+	ports, err := FreePorts(3 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -296,11 +298,16 @@ log4j.appender.out.layout=org.apache.log4j.PatternLayout
 log4j.appender.out.layout.ConversionPattern=%d %p %c: %m%n
 `
 
-// freePorts finds ports that nobody listens at.
-func freePorts(n int) ([]int, error) {
+// FreePorts finds ports of 127.0.0.1 that nobody listens at. They are none of
+// those that the system gives to who dials, which may be taken while a process is
+// away that is to come back to its address.
+func FreePorts(n int) ([]int, error) {
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(ports) < n; tries++ {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(18_000))))
+		if err != nil && tries < 100 {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
