@@ -169,7 +169,11 @@ func optionStruct(options []string) *structpb.Struct {
 	o := &structpb.Struct{Fields: map[string]*structpb.Value{}}
 	for _, option := range options {
 		name, value, _ := strings.Cut(option, "=")
-		o.Fields["beam:option:"+name+":v1"] = structpb.NewStringValue(value)
+		v := structpb.NewStringValue(value)
+		if value == "true" || value == "false" { // which Python's workers want so
+			v = structpb.NewBoolValue(value == "true")
+		}
+		o.Fields["beam:option:"+name+":v1"] = v
 	}
 	return o
 }

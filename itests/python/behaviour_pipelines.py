@@ -47,6 +47,21 @@ class Crash(beam.DoFn):
     yield x
 
 
+class Hoard(beam.DoFn):
+  """Takes more and more memory at an element, the first time."""
+  def __init__(self, dir, at):
+    self.dir, self.at = dir, at
+
+  def process(self, x):
+    if x == self.at and first(f'{self.dir}/hoarded'):
+      hoard = []
+      for i in range(150):
+        hoard.append(b'%d' % (i % 10) * (10 << 20))
+        time.sleep(0.1)
+      raise RuntimeError('nobody minds how much memory is taken')
+    yield x
+
+
 class Fail(beam.DoFn):
   """Raises at an element, each time leaving a file."""
   def __init__(self, dir, at):
@@ -119,6 +134,10 @@ def crash(p, dir):
   gather(numbers(p, 100) | beam.ParDo(Crash(dir, 70)) | beam.Map(str), dir + '/out')
 
 
+def hoard(p, dir):
+  gather(numbers(p, 100) | beam.ParDo(Hoard(dir, 70)) | beam.Map(str), dir + '/out')
+
+
 def fail(p, dir):
   gather(numbers(p, 10) | 'Strict' >> beam.ParDo(Fail(dir, 3)) | beam.Map(str), dir + '/out')
 
@@ -144,7 +163,7 @@ def see(p, dir):
 
 
 def main(name, dir, file):
-  build = {'crash': crash, 'fail': fail, 'luggage': luggage, 'meet': meet, 'see': see, 'wait': wait}[name]
+  build = {'crash': crash, 'fail': fail, 'hoard': hoard, 'luggage': luggage, 'meet': meet, 'see': see, 'wait': wait}[name]
   p = beam.Pipeline(options=PipelineOptions([]))
   build(p, dir)
   proto = p.to_runner_api(default_environment=environments.ProcessEnvironment('replaced'))
