@@ -159,7 +159,7 @@ func (n *Node) bound() {
 
 // programBytes is about what of the program itself is in memory, which the
 // collector doesn't count.
-const programBytes = 40 << 20
+const programBytes = 48 << 20
 
 func dataShare(memory Size) int64 { return int64(memory) / 2 }
 
