@@ -87,15 +87,15 @@ func (p *restrictionPool) take(r *restrictions, now element.Timestamp, drained b
 		if r.items.Len() > 0 {
 			p.wake(r) // others may have the rest
 		}
+		if p.waiting(r) > 0 {
+			r.feel()
+		}
 		return took
 	}
 	r.waits = !drained
 	for _, m := range p.members {
 		if p.mayTake(r, m) {
-			select {
-			case m.hungry <- struct{}{}:
-			default:
-			}
+			m.feel()
 		}
 	}
 	return nil
@@ -115,16 +115,29 @@ func (r *restrictions) takeOver(m *restrictions, took []*parkedItem) {
 // share is how many restrictions a task begins at once, so that others who have
 // none get some. The lock is held.
 func (p *restrictionPool) share(r *restrictions) int {
-	waiting := 0
-	for _, m := range p.members {
-		if m.waits && m != r {
-			waiting++
-		}
-	}
+	waiting := p.waiting(r)
 	if waiting == 0 {
 		return mostItems
 	}
 	return max(1, min(mostItems, r.items.Len()/(1+waiting)))
+}
+
+// waiting is how many others have nothing to do. The lock is held.
+func (p *restrictionPool) waiting(r *restrictions) (n int) {
+	for _, m := range p.members {
+		if m.waits && m != r {
+			n++
+		}
+	}
+	return n
+}
+
+// feel says that another task waits for what this one might give it.
+func (r *restrictions) feel() {
+	select {
+	case r.hungry <- struct{}{}:
+	default:
+	}
 }
 
 // mayTake reports whether r may take what m has: m is at work on something else,
