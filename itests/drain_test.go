@@ -8,6 +8,7 @@ import (
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // A drainer watches a server's jobs, and drains each that has a transform of a
@@ -16,17 +17,31 @@ type drainer struct {
 	client jobpb.JobServiceClient
 	named  string
 	after  time.Duration
+	// counter, if set, must have come to more than least before.
+	counter string
+	least   int64
 
 	mu    sync.Mutex
 	since map[string]time.Time // when a job was first seen to run
 	asked []string
 }
 
-// drainJobs drains jobs until the test ends. The result tells which were asked
-// to.
+// drainJobs drains jobs until the test ends, some time after they have begun.
+// The result tells which were asked to.
 func drainJobs(t *testing.T, s server, named string, after time.Duration) *drainer {
 	t.Helper()
-	d := &drainer{client: jobpb.NewJobServiceClient(dial(t, s.Job)), named: named, after: after, since: map[string]time.Time{}}
+	return (&drainer{named: named, after: after}).begin(t, s)
+}
+
+// drainCounting drains jobs when a counter of theirs has come to more than least.
+func drainCounting(t *testing.T, s server, named, counter string, least int64) *drainer {
+	t.Helper()
+	return (&drainer{named: named, counter: counter, least: least}).begin(t, s)
+}
+
+func (d *drainer) begin(t *testing.T, s server) *drainer {
+	t.Helper()
+	d.client, d.since = jobpb.NewJobServiceClient(dial(t, s.Job)), map[string]time.Time{}
 	ctx, stop := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -64,13 +79,32 @@ func (d *drainer) look(ctx context.Context) {
 		if d.since[id].IsZero() && d.has(ctx, id) {
 			d.since[id] = time.Now()
 		}
-		if began := d.since[id]; began.IsZero() || time.Since(began) < d.after {
+		if began := d.since[id]; began.IsZero() || time.Since(began) < d.after || !d.counted(ctx, id) {
 			continue
 		}
 		if _, err := d.client.Drain(ctx, &jobpb.DrainJobRequest{JobId: id}); err == nil {
 			d.asked = append(d.asked, id)
 		}
 	}
+}
+
+// counted reports whether the job's counter has come far enough.
+func (d *drainer) counted(ctx context.Context, id string) bool {
+	if d.counter == "" {
+		return true
+	}
+	m, err := d.client.GetJobMetrics(ctx, &jobpb.GetJobMetricsRequest{JobId: id})
+	if err != nil {
+		return false
+	}
+	sum := int64(0)
+	for _, info := range m.GetMetrics().GetAttempted() {
+		if info.GetLabels()["NAME"] == d.counter {
+			n, _ := protowire.ConsumeVarint(info.GetPayload())
+			sum += int64(n)
+		}
+	}
+	return sum > d.least
 }
 
 func (d *drainer) has(ctx context.Context, id string) bool {

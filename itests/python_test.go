@@ -114,7 +114,7 @@ func TestPythonValidatesRunner(t *testing.T) {
 func TestPythonModel(t *testing.T) {
 	need(t, "python")
 	s := serve(t)
-	defer drainJobs(t, s, "DrainMe", 3*time.Second).mustHaveDrained(t)
+	defer drainCounting(t, s, "DrainMe", "looped", 3).mustHaveDrained(t)
 	t.Run("batch", func(t *testing.T) { compare(t, runPython(t, s, modelSuite, "model/"), nil) })
 	t.Run("streaming", func(t *testing.T) {
 		compare(t, runPython(t, s, modelSuite, "model-streaming/", "--streaming"), nil)

@@ -59,7 +59,9 @@ var testResult = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): (\S+)`)
 
 // do runs the process until it ends or a test takes too long.
 func (r *suiteRun) do(cmd *exec.Cmd) {
-	cmd.Dir = r.t.TempDir()
+	if cmd.Dir == "" {
+		cmd.Dir = r.t.TempDir()
+	}
 	// Clients leave files in the temporary directory.
 	cmd.Env = append(os.Environ(), "TMPDIR="+r.t.TempDir())
 	cmd.WaitDelay = 5 * time.Second
