@@ -104,18 +104,21 @@ func (c *compiler) stream(plan *fusion.Plan) error {
 	return err
 }
 
-// ends reports whether what is made of the stage's restrictions is bounded.
+// ends reports whether what is made of the stage's restrictions is bounded. Of
+// one that makes nothing nobody knows.
 func (c *compiler) ends() bool {
+	known := false
 	for _, id := range c.p.Stage.Transforms {
 		if t := c.comps.GetTransforms()[id]; t.GetSpec().GetUrn() == urnProcessRestrictions {
 			for _, out := range t.GetOutputs() {
 				if c.comps.GetPcollections()[out].GetIsBounded() != pipepb.IsBounded_BOUNDED {
 					return false
 				}
+				known = true
 			}
 		}
 	}
-	return true
+	return known
 }
 
 func (c *compiler) strategy(collection string) *pipepb.WindowingStrategy {

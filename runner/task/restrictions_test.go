@@ -165,15 +165,23 @@ func (p *splitter) split(req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundl
 	return resp
 }
 
-// halve halves what the bundle has not begun. The lock is held.
+// halve halves what the bundle has not begun, or leaves none of it. The lock is
+// held.
 func (p *splitter) halve(req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
 	resp := &fnpb.ProcessBundleSplitResponse{}
 	b := p.bundles[req.GetInstructionId()]
 	if b == nil || b.at >= len(b.all) {
 		return resp
 	}
+	none := true
+	for _, d := range req.GetDesiredSplits() {
+		none = none && d.GetFractionOfRemainder() == 0
+	}
 	if left := len(b.all) - b.at - 1; left > 0 { // whole spans first
 		keep := b.at + left/2
+		if none {
+			keep = b.at
+		}
 		b.all = b.all[:keep+1]
 		resp.ChannelSplits = []*fnpb.ProcessBundleSplitResponse_ChannelSplit{{
 			TransformId: "trestle:source", LastPrimaryElement: int64(keep), FirstResidualElement: int64(keep + 1),
@@ -182,6 +190,9 @@ func (p *splitter) halve(req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundl
 	}
 	s := b.all[b.at]
 	mid := (max(b.done, s.lo) + s.hi + 1) / 2
+	if none {
+		mid = b.done
+	}
 	if mid >= s.hi || mid <= s.lo {
 		return resp
 	}

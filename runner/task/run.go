@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"trestle/fnapi"
 	"trestle/runner/bundle"
@@ -170,6 +171,8 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) (err error) {
 	}
 	defer func() { q.leave(err) }()
 	br.StillHungry, br.GiveBack = q.stillHungry, q.split
+	every := r.m.cfg.Plans.BundleTime(r.spec.Job)
+	checkpoint := every
 	for {
 		p, err := q.pull(ctx)
 		if p == nil || err != nil {
@@ -179,13 +182,17 @@ func (r *run) restrictions(ctx context.Context, br *bundle.Runner) (err error) {
 		for _, e := range p.items {
 			in.Bytes += int64(len(e))
 		}
-		br.Hungry, br.Checkpoint = q.hungry(), r.m.cfg.Plans.BundleTime(r.spec.Job)
+		br.Hungry, br.Checkpoint = q.hungry(), checkpoint
 		if p.pinned {
 			br.Hungry, br.Checkpoint = nil, 0
 		}
+		began := time.Now()
 		res, err := br.Run(ctx, in)
 		if err != nil {
 			return err
+		}
+		if every > 0 {
+			checkpoint = nextCheckpoint(every, checkpoint, time.Since(began), res)
 		}
 		if err := q.done(ctx, in.Kept(), res.Residuals); err != nil {
 			return err

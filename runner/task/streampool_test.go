@@ -4,12 +4,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"trestle/coders"
 	"trestle/fnapi/fnapitest"
 	"trestle/runner/bundle/bundletest"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
 // streamingSource is source, whose restrictions end, in a streaming pipeline.
@@ -54,7 +57,7 @@ func (m *meeting) await() {
 
 // streamSource runs a streaming source with two tasks, and returns what its
 // spans gave. All spans come to one of the tasks.
-func streamSource(t *testing.T, pipeline string, p *splitter, all ...span) *tally {
+func streamSource(t *testing.T, pipeline string, p *splitter, bundleTime time.Duration, all ...span) *tally {
 	t.Helper()
 	p.t, p.bundles = t, map[string]*spans{}
 	got := newTally()
@@ -93,6 +96,7 @@ func streamSource(t *testing.T, pipeline string, p *splitter, all ...span) *tall
 			},
 		},
 	})
+	r.bundleTime = bundleTime
 	wide := r.stage("Read.process")
 	for _, s := range r.plan.Graph.Stages {
 		r.width[s.ID] = 1
@@ -131,7 +135,7 @@ func TestStreamSourceIsShared(t *testing.T) {
 			if test.checkpoints {
 				p.stop = func(s span) (int, time.Duration, bool) { return s.lo + 1, 0, s.hi > s.lo+1 }
 			}
-			got := streamSource(t, test.pipeline, p, test.all...)
+			got := streamSource(t, test.pipeline, p, 0, test.all...)
 			got.compare(t, numbersOf(test.all...))
 			select {
 			case <-both.met:
@@ -139,5 +143,28 @@ func TestStreamSourceIsShared(t *testing.T) {
 				t.Error("one task has done all the work")
 			}
 		})
+	}
+}
+
+// What has no end is read by one bundle at a time: the rest of it is begun when
+// what was read before is committed, and not when it is split off.
+func TestStreamEndlessInOrder(t *testing.T) {
+	var atWork, splits atomic.Int64
+	p := &splitter{
+		emit: func(*fnapitest.Call, span, int) error {
+			if atWork.Add(1) > 1 {
+				t.Error("two bundles read the same restriction")
+			}
+			time.Sleep(5 * time.Millisecond)
+			atWork.Add(-1)
+			return nil
+		},
+		onSplit: func(*fnpb.ProcessBundleSplitResponse) { splits.Add(1) },
+	}
+	all := []span{{"x", 0, 60}}
+	got := streamSource(t, endlessSource, p, time.Millisecond, all...)
+	got.compare(t, numbersOf(all...))
+	if splits.Load() == 0 {
+		t.Error("nothing was split off")
 	}
 }

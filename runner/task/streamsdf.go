@@ -12,8 +12,9 @@ import (
 
 const (
 	// checkpointEvery is how long a bundle of restrictions runs before what it
-	// has done is committed.
+	// has done is committed, and slowCheckpoint how long at most if that is nothing.
 	checkpointEvery = time.Second
+	slowCheckpoint  = 10 * time.Second
 	// mostItems is how many restrictions are in a bundle.
 	mostItems = 64
 )
@@ -25,9 +26,12 @@ const (
 // When the job drains, each restriction is truncated before it goes on, once;
 // how much is left of it then is for its DoFn to say.
 type restrictions struct {
-	s    *stream
-	pool *restrictionPool
-	took map[*byte]element.Timestamp // the bundle's restrictions, with what they hold
+	s     *stream
+	pool  *restrictionPool
+	took  map[*byte]element.Timestamp // the bundle's restrictions, with what they hold
+	hold  element.Timestamp           // the least of those
+	rest  []bundle.Residual           // of the bundle under way, for when it is committed
+	every time.Duration               // what s.br.Checkpoint should be
 
 	// The pool's lock guards these.
 	items wakeHeap[*parkedItem]
@@ -66,7 +70,8 @@ func newRestrictions(s *stream) *restrictions {
 		s.br.Hungry = r.hungry
 	}
 	s.br.StillHungry = func() bool { return r.pool.stillHungry(r) }
-	s.br.GiveBack = func(_ [][]byte, rest []bundle.Residual) { r.park(rest) }
+	r.every = s.br.Checkpoint
+	s.br.GiveBack = func(_ [][]byte, rest []bundle.Residual) { r.giveBack(rest) }
 	if a := s.r.prog.Stream.Truncate; a != nil {
 		r.truncates = a.Runner(s.br, s.r.acquire)
 	}
@@ -162,21 +167,52 @@ func (r *restrictions) step(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	in := &bundle.Input{}
-	r.took = make(map[*byte]element.Timestamp, len(took))
+	r.took, r.hold = make(map[*byte]element.Timestamp, len(took)), element.MaxTimestamp
 	for _, x := range took {
-		r.took[&x.elem[0]] = x.hold
+		r.took[&x.elem[0]], r.hold = x.hold, min(r.hold, x.hold)
 		in.Items = append(in.Items, x.elem)
 		in.Elements++
 		in.Bytes += int64(len(x.elem))
 	}
+	began := time.Now()
 	res, err := r.s.bundle(ctx, in)
 	if err != nil {
 		return false, err
 	}
-	r.park(res.Residuals)
+	r.s.br.Checkpoint = nextCheckpoint(r.every, r.s.br.Checkpoint, time.Since(began), res)
+	r.park(append(r.rest, res.Residuals...))
+	r.rest = nil
 	r.release(took)
 	// What has come meanwhile is looked at before the next is run.
 	return false, nil
+}
+
+// nextCheckpoint is how long the next bundle may run, whose predecessor could
+// run for now and took so long. One that gave nothing may have been cut off
+// before it could begin, and would be again.
+func nextCheckpoint(every, now, took time.Duration, res *bundle.Result) time.Duration {
+	if res.OutElements > 0 || took < now {
+		return every
+	}
+	return min(2*now, max(every, slowCheckpoint))
+}
+
+// giveBack takes what a split of the bundle under way gave. Where restrictions
+// go on for ever the rest of one is begun only when what was read before it is
+// committed: to begin there says that all before it has been read, and may be
+// told to others.
+func (r *restrictions) giveBack(rests []bundle.Residual) {
+	if r.s.r.prog.Stream.Ends {
+		r.park(rests)
+		return
+	}
+	for _, rest := range rests {
+		if rest.Untouched {
+			r.park([]bundle.Residual{rest})
+		} else {
+			r.rest = append(r.rest, rest)
+		}
+	}
 }
 
 // park keeps what a bundle leaves over, until it may be resumed.
@@ -184,7 +220,10 @@ func (r *restrictions) park(rests []bundle.Residual) {
 	for _, rest := range rests {
 		hold := rest.Watermark
 		if rest.Untouched {
-			hold = r.took[&rest.Element[0]]
+			var ok bool
+			if hold, ok = r.took[&rest.Element[0]]; !ok {
+				hold = r.hold // a retry's items are what splits had left of others
+			}
 		}
 		at := element.MinTimestamp
 		if rest.Delay > 0 {
