@@ -29,7 +29,9 @@ func TestNarrowed(t *testing.T) {
 		{[]string{"-only=pardo"}, ""},
 		{[]string{"-quick"}, ""},
 		{[]string{"-only=kafka"}, defaultDoc}, // a section of its own
+		{[]string{"-only=stream"}, defaultDoc},
 		{[]string{"-only=kafka", "-quick"}, ""},
+		{[]string{"-only=stream", "-sizes=50k"}, ""},
 		{[]string{"-only=kafka,pardo"}, ""},
 		{[]string{"-sizes=1k", "-doc=x.md"}, "x.md"},
 	} {

@@ -44,9 +44,31 @@ type result struct {
 
 func (r *result) median() measurement { return median(r.runs) }
 
-// compare runs every chosen case and makes the tables. It goes on after a
-// failure, so that one broken job costs one row, and reports all at the end.
+// A comparison is jobs and the table of their results.
+type comparison struct {
+	jobs func(context.Context, *workshop, *options) ([]*job, error)
+	show func([]result) table
+}
+
+// compare runs every chosen case and makes the tables.
 func compare(ctx context.Context, w *workshop, o *options) ([]table, error) {
+	return w.compareAll(ctx, o, []comparison{
+		{loadJobs, loadTable},
+		{wordcountJobs, wordcountTable},
+		{smallJobs, smallTable},
+		{exchangeJobs, exchangeTable},
+		{linearJobs, linearTable},
+	})
+}
+
+// streaming does the same for streaming jobs.
+func streaming(ctx context.Context, w *workshop, o *options) ([]table, error) {
+	return w.compareAll(ctx, o, []comparison{{streamJobs, streamTable}, {liveJobs, liveTable}})
+}
+
+// compareAll goes on after a failure, so that one broken job costs one row, and
+// reports all at the end.
+func (w *workshop) compareAll(ctx context.Context, o *options, all []comparison) ([]table, error) {
 	for _, p := range o.peers {
 		if err := w.ready(ctx, p); err != nil {
 			return nil, err
@@ -55,18 +77,7 @@ func compare(ctx context.Context, w *workshop, o *options) ([]table, error) {
 	var tables []table
 	var failures []error
 	var loads []result
-	for _, part := range []struct {
-		jobs func(context.Context, *workshop, *options) ([]*job, error)
-		show func([]result) table
-	}{
-		{loadJobs, loadTable},
-		{wordcountJobs, wordcountTable},
-		{smallJobs, smallTable},
-		{exchangeJobs, exchangeTable},
-		{streamJobs, streamTable},
-		{liveJobs, liveTable},
-		{linearJobs, linearTable},
-	} {
+	for _, part := range all {
 		jobs, err := part.jobs(ctx, w, o)
 		if err != nil {
 			return nil, err

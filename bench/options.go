@@ -114,10 +114,10 @@ func (o *options) finish(f *flag.FlagSet) (err error) {
 			narrowed = true
 		}
 	})
-	if slices.Equal(o.only, []string{"kafka"}) && !given(f, "quick") && !given(f, "kafka") {
-		narrowed = false // its section of the document is its own
+	if len(o.only) == 1 && o.ownSection(o.only[0]) && !given(f, "quick") && !given(f, "kafka") && !given(f, "sizes") && !given(f, "peers") {
+		narrowed = false
 	}
-	if (narrowed || o.state) && !given(f, "doc") {
+	if narrowed && !given(f, "doc") {
 		o.doc = ""
 	}
 	if o.runs < 1 || o.smallN < 1 {
@@ -147,14 +147,20 @@ func (o *options) parts() []part {
 		return []part{{"failover", failover}}
 	}
 	var all []part
-	if len(o.only) != 1 || o.only[0] != "kafka" {
+	if len(o.only) != 1 || !o.ownSection(o.only[0]) {
 		all = append(all, part{"peers", compare})
+	}
+	if o.wants("stream") {
+		all = append(all, part{"stream", streaming})
 	}
 	if o.wants("kafka") {
 		all = append(all, part{"kafka", replays})
 	}
 	return all
 }
+
+// ownSection reports whether a case has a section of the document for itself.
+func (o *options) ownSection(name string) bool { return name == "kafka" || name == "stream" }
 
 func (o *options) wants(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
 

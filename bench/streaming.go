@@ -22,9 +22,6 @@ const (
 // one after another, beside Prism; and one pipeline with user state, once with
 // an unbounded source and once with a bounded one.
 func streamJobs(ctx context.Context, w *workshop, o *options) ([]*job, error) {
-	if !o.wants("stream") {
-		return nil, nil
-	}
 	if err := w.build(ctx, w.client("keys"), "./bench/keys"); err != nil {
 		return nil, err
 	}
@@ -65,9 +62,6 @@ const liveKeys = 500
 
 // liveJobs show how late panes come where records come by the clock.
 func liveJobs(_ context.Context, w *workshop, o *options) ([]*job, error) {
-	if !o.wants("stream") {
-		return nil, nil
-	}
 	length := max(3, min(10, o.sizes[0]/20_000)) // seconds
 	var jobs []*job
 	for _, rate := range []int64{5000, 20_000} {
