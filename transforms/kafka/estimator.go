@@ -83,18 +83,17 @@ func (p Policy) seen(e *estimator, at, now int64) {
 }
 
 // rest moves the watermark of a partition after a slice, of which some records
-// were read, and after which nothing more was there if it was caught up.
+// were read, and after which nothing more was there, when that was asked last, if
+// it was caught up. Now is when that was.
 func (p Policy) rest(e *estimator, some, caughtUp bool, now int64) {
 	if some || !caughtUp || e.quiet.Load() == 0 {
 		e.quiet.Store(now)
 	}
-	if !caughtUp {
-		return
-	}
-	switch p.Stamp {
-	case ByProcessing:
-		e.raise(now)
-	case ByLog:
+	switch {
+	case p.Stamp == ByProcessing:
+		e.raise(now) // what comes is stamped when it is read
+	case !caughtUp:
+	case p.Stamp == ByLog:
 		e.raise(now - logBehind.Milliseconds())
 	default:
 		idle := cmp.Or(p.IdleAfter, defaultIdle).Milliseconds()

@@ -33,7 +33,7 @@ func TestPolicy(t *testing.T) {
 		"not who has been given something":    {Policy{Stamp: ByCreate, IdleAfter: time.Second}, []step{rest(0, start), read(900, 5, 5), rest(900, 5), rest(1899, 5), rest(1900, now+900)}},
 		"never":                               {Policy{Stamp: ByCreate, IdleAfter: -1}, []step{read(0, 500, 500), rest(0, 500), rest(1<<40, 500)}},
 		"the broker's times":                  {Policy{Stamp: ByLog}, []step{read(0, 500, 500), read(1, 499, 500), more(1, 500), rest(5000, now+3000)}},
-		"processing time":                     {Policy{Stamp: ByProcessing}, []step{read(0, 500, now), read(1, 7, now+1), more(2, now+1), rest(3, now+3)}},
+		"processing time":                     {Policy{Stamp: ByProcessing}, []step{read(0, 500, now), read(1, 7, now+1), more(2, now+2), rest(3, now+3)}},
 		"the watermark doesn't fall":          {Policy{Stamp: ByProcessing}, []step{rest(10, now+10), read(5, 1, now+10), rest(0, now+10)}},
 		"what comes after idleness may lag":   {Policy{Stamp: ByCreate, IdleAfter: time.Second}, []step{rest(0, start), rest(2000, now+1000), read(2001, 5, now+1000)}},
 		"a log that rests lets the time pass": {Policy{Stamp: ByLog}, []step{rest(0, now-2000)}},

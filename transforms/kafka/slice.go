@@ -20,9 +20,10 @@ const (
 type slice struct {
 	until time.Time
 	left  int64 // bytes
-	// caughtUp says that nothing was left to be read, and failing why no more
-	// could be read for now.
+	// caughtUp says that nothing was left to be read when that was last asked, and
+	// failing why no more could be read for now.
 	caughtUp bool
+	asked    time.Time
 	failing  error
 }
 
@@ -46,6 +47,7 @@ func (s *spanReader) runLive(ctx context.Context, pages chan<- page) error {
 	defer close(pages)
 	for s.position < s.end && s.live.left > 0 && time.Now().Before(s.live.until) {
 		was := s.maxBytes
+		s.live.asked = time.Now()
 		p, err := s.ask(ctx, 0)
 		switch {
 		case ctx.Err() != nil:
