@@ -71,6 +71,7 @@ func keysAndValues(servers, flag string, all []string) (map[string]string, error
 
 func kafkaDescribeCommand() *cobra.Command {
 	var b brokers
+	var group string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "describe TOPIC",
@@ -81,7 +82,7 @@ func kafkaDescribeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := kafka.Describe(c.Context(), s.Connection, args[0])
+			all, err := kafka.Describe(c.Context(), s.Connection, args[0], group)
 			if err != nil {
 				return err
 			}
@@ -89,21 +90,27 @@ func kafkaDescribeCommand() *cobra.Command {
 				return json.NewEncoder(c.OutOrStdout()).Encode(all)
 			}
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintln(w, "partition\tstart\tend\toffsets\topen from\tfirst time\tlast time\t")
-			var offsets int64
+			fmt.Fprintln(w, "partition\tstart\tend\toffsets\topen from\tfirst time\tlast time\tlag\t")
+			var offsets, lag int64
 			for _, p := range all {
 				open := "-"
 				if p.Stable < p.End {
 					open = fmt.Sprint(p.Stable)
 				}
-				fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%s\t%s\t%s\t\n", p.Partition, p.Start, p.End, p.End-p.Start, open, instant(p.FirstTime), instant(p.LastTime))
+				behind := "-"
+				if n := p.Lag(); n >= 0 {
+					behind = fmt.Sprint(n)
+					lag += n
+				}
+				fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t\n", p.Partition, p.Start, p.End, p.End-p.Start, open, instant(p.FirstTime), instant(p.LastTime), behind)
 				offsets += p.End - p.Start
 			}
-			fmt.Fprintf(w, "all\t\t\t%d\t\t\t\t\n", offsets)
+			fmt.Fprintf(w, "all\t\t\t%d\t\t\t\t%d\t\n", offsets, lag)
 			return w.Flush()
 		},
 	}
 	b.flags(c)
+	c.Flags().StringVar(&group, "group", "", "`NAME` of a consumer group, whose lag is told")
 	jsonFlag(c, &asJSON)
 	return c
 }

@@ -16,10 +16,24 @@ type PartitionState struct {
 	// 1970; -1 if there is none.
 	FirstTime int64 `json:"first_time"`
 	LastTime  int64 `json:"last_time"`
+	// Committed is how far the consumer group that was asked about has read: the
+	// offset that it goes on with; -1 if it has said nothing, or none was asked
+	// about.
+	Committed int64 `json:"committed"`
 }
 
-// Describe tells what a topic's partitions hold now.
-func Describe(ctx context.Context, to Connection, topic string) ([]PartitionState, error) {
+// Lag is how many offsets the group has yet to read, of those before Stable; -1
+// if it has said nothing. Offsets without a record count.
+func (s PartitionState) Lag() int64 {
+	if s.Committed < 0 {
+		return -1
+	}
+	return max(0, s.Stable-max(s.Committed, s.Start))
+}
+
+// Describe tells what a topic's partitions hold now, and how far a consumer group
+// has read them if one is named.
+func Describe(ctx context.Context, to Connection, topic, group string) ([]PartitionState, error) {
 	if err := validTopic(topic); err != nil {
 		return nil, err
 	}
@@ -45,9 +59,18 @@ func Describe(ctx context.Context, to Connection, topic string) ([]PartitionStat
 	if err != nil {
 		return nil, err
 	}
+	var read map[int32]int64
+	if group != "" {
+		if read, err = c.groupOffsets(ctx, group, topic, partitions); err != nil {
+			return nil, err
+		}
+	}
 	var all []PartitionState
 	for _, p := range partitions {
-		s := PartitionState{Partition: p, Start: first[p], End: end[p], Stable: stable[p], FirstTime: timeUnknown, LastTime: timeUnknown}
+		s := PartitionState{Partition: p, Start: first[p], End: end[p], Stable: stable[p], FirstTime: timeUnknown, LastTime: timeUnknown, Committed: offsetUnknown}
+		if at, ok := read[p]; ok {
+			s.Committed = at
+		}
 		if s.Start < s.End {
 			s.FirstTime = c.timeAt(ctx, topic, p, s.Start)
 			s.LastTime = c.timeAt(ctx, topic, p, s.End-1)
