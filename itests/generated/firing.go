@@ -148,7 +148,7 @@ func (f *firing) wrong(panes []pane, want []int64) string {
 		if len(p.Values) == 0 && p.Timing != typex.PaneOnTime && !p.Last {
 			return "an empty pane came, and had no reason to"
 		}
-		if f.needs() && !(f.Trigger == "each" && i > 0) && !f.Accumulate && !p.Last && p.Timing == typex.PaneEarly && len(p.Values) < int(f.Count) {
+		if f.needs() && !(f.Trigger == "each" && (i > 0 || merging)) && !f.Accumulate && !p.Last && p.Timing == typex.PaneEarly && len(p.Values) < int(f.Count) {
 			return fmt.Sprintf("pane %d came before it had %d elements", p.Index, f.Count)
 		}
 		all = append(all, p.Values...)
