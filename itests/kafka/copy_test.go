@@ -48,6 +48,7 @@ func (c *copies) check(out, job string) {
 		c.t.Errorf("copy %s: %d records are lost, and %d are none that were read", out, lost, len(got))
 	}
 	doubles := all - len(flat(c.want))
+	c.t.Logf("%d of %d records are there twice", doubles, all)
 	c.written, c.doubles, c.worst = c.written+all, c.doubles+doubles, max(c.worst, doubles)
 	c.settledOnce(job)
 }
