@@ -88,9 +88,13 @@ func (b *bag) toDisk(to shelf, page int) (freed int64, err error) {
 }
 
 // fullToDisk moves all segments of a committed bag to the shelf but the last,
-// which still grows.
+// which still grows. There may be some in memory between others: where the last
+// one grew in a bundle that put those after it on the shelf.
 func (b *bag) fullToDisk(to shelf) error {
-	for i := len(b.segs) - 2; i >= 0 && !b.segs[i].disk; i-- {
+	for i := range len(b.segs) - 1 {
+		if b.segs[i].disk {
+			continue
+		}
 		if err := b.segs[i].toDisk(to); err != nil {
 			return err
 		}

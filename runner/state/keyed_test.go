@@ -166,12 +166,18 @@ func TestLargeBag(t *testing.T) {
 	for i := range 200 {
 		b := s.Bundle()
 		var added []byte
-		for j := range 50 {
+		if i%4 < 2 { // others have all memory
+			budget.Take(budget.Limit())
+		}
+		for j := range 200 {
 			value := fmt.Appendf(nil, "value %d of %d;", j, i)
 			if err := b.Append(ctx, key, value); err != nil {
 				t.Fatal(err)
 			}
 			added = append(added, value...)
+		}
+		if i%4 < 2 {
+			budget.Give(budget.Limit())
 		}
 		if i%3 == 0 {
 			b.Abort()
