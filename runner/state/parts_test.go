@@ -45,7 +45,7 @@ func TestParts(t *testing.T) {
 	tab := NewTable(store, Pager[*phrase](phrases{}), TableOptions{Group: evenGroups, Calendars: 1, Last: 4000})
 	model := map[string]phrase{}
 	fetched := 0
-	for i := range 60_000 {
+	for i := range 30_000 {
 		key := fmt.Sprint("key", rnd.IntN(3000))
 		want, known := model[key]
 		switch rnd.IntN(20) {

@@ -62,7 +62,7 @@ func TestTable(t *testing.T) {
 	pager := words{map[string]*word{}}
 	tab := NewTable(store, Pager[*word](pager), TableOptions{Group: evenGroups, Calendars: 2, Last: lastWord})
 	model := map[string]word{}
-	for i := range 60_000 {
+	for i := range 30_000 {
 		key := fmt.Sprint("key", rnd.IntN(20_000))
 		w, ok, err := tab.Get([]byte(key))
 		want, known := model[key]
