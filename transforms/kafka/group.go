@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -78,8 +77,8 @@ func (c *client) commit(ctx context.Context, group, topic string, partition int3
 
 // A commitKey names an offset of a group.
 type commitKey struct {
-	servers, group, topic string
-	partition             int32
+	place
+	group string
 }
 
 // A committed is what was told of a partition last.
@@ -100,9 +99,6 @@ const (
 	// end; commitAgain is the pause after that went wrong.
 	commitEvery = 500 * time.Millisecond
 	commitAgain = 5 * time.Second
-	// mostCommits bounds what is remembered of partitions that nobody may read any
-	// more; to forget costs a call.
-	mostCommits = 100_000
 )
 
 // due reports whether a group is to be told of an offset, and notes that it is.
@@ -114,7 +110,7 @@ func (k commitKey) due(offset int64, last bool) bool {
 	if known && (was.offset == offset || !last && now.Before(was.next)) {
 		return false
 	}
-	if commits.last == nil || len(commits.last) >= mostCommits {
+	if commits.last == nil || len(commits.last) >= mostPlaces {
 		commits.last = map[commitKey]committed{}
 	}
 	commits.last[k] = committed{offset: offset, next: now.Add(commitEvery)}
@@ -135,7 +131,7 @@ func (f *liveReader) committed(ctx context.Context, p Piece, rest Restriction) e
 	if f.Group == "" {
 		return nil
 	}
-	k := commitKey{servers: strings.Join(f.How.Connection.Servers, ","), group: f.Group, topic: p.Topic, partition: p.Partition}
+	k := commitKey{place: f.place(p), group: f.Group}
 	if !k.due(rest.Start, rest.End != unending) {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
@@ -94,12 +95,7 @@ type liveReader struct {
 	dialler
 	Policy
 	Group string // that is told how far partitions have been read; none if empty
-	// outage is since when a partition can't be read, by partition.
-	outage map[Piece]outage
 }
-
-// An outage is some time in which a partition could not be read.
-type outage struct{ since, last time.Time }
 
 // CreateInitialRestriction is all of a partition.
 func (f *liveReader) CreateInitialRestriction(p Piece) Restriction {
@@ -187,9 +183,9 @@ func (f *liveReader) read(ctx context.Context, e *estimator, rt *tracker, p Piec
 	case s.live.failing != nil:
 		err = f.failing(p, s.live.failing)
 	default:
-		delete(f.outage, p)
-		f.rest(e, some, s.live.caughtUp, time.Now().UnixMilli())
-		if s.live.caughtUp {
+		outages.over(f.place(p))
+		f.rest(e, some, s.live.caughtUp, s.live.asked.UnixMilli())
+		if s.live.caughtUp || s.position == rest.Start { // what there is may be a transaction's that is open
 			return sdf.ResumeProcessingIn(pollEvery), nil
 		}
 		return sdf.ResumeProcessingIn(soon), nil
@@ -230,27 +226,17 @@ func (f *liveReader) page(e *estimator, pg page, to int64, give taker) (n int, e
 	return n, nil
 }
 
-// outageGap is after how long without a failure another one is a new outage: a
-// worker may have several readers, and forget to tell one that all is well again.
-const outageGap = 15 * time.Second
-
 // failing notes that a partition could not be read. It is an error when that has
 // been so for longer than the connection's patience.
 func (f *liveReader) failing(p Piece, err error) error {
-	now := time.Now()
-	o := f.outage[p]
-	if o.since.IsZero() || now.Sub(o.last) > outageGap+f.client.oneCall {
-		o.since = now
-	}
-	o.last = now
-	if f.outage == nil {
-		f.outage = map[Piece]outage{}
-	}
-	f.outage[p] = o
-	if now.Sub(o.since) > f.client.patience {
+	if since := outages.lasts(f.place(p), f.client.oneCall); since > f.client.patience {
 		return fmt.Errorf("still failing after %s: %w", f.client.patience, explain(err, f.client.servers))
 	}
 	return nil
+}
+
+func (f *liveReader) place(p Piece) place {
+	return place{servers: strings.Join(f.How.Connection.Servers, ","), topic: p.Topic, partition: p.Partition}
 }
 
 // livePairsFn reads keys and values.
