@@ -81,7 +81,7 @@ bench-state: build ## a streaming job that remembers far more than memory holds;
 bench-failover: build ## what dying leaders and TaskManagers cost a job; about ten minutes
 	$(GO) run ./bench -cache=$(CACHE) -runs=$(RUNS) -failover
 
-full: check itest-go itest-python itest-java itest-behaviour itest-generated itest-failover bench-spill ## everything that must hold before a release
+full: check itest-go itest-python itest-java itest-behaviour itest-generated itest-failover itest-kafka bench-spill bench-state ## everything that must hold before a release
 
 clean: ## what was built, and the cache
 	rm -rf bin $(CACHE)
