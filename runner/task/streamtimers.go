@@ -74,6 +74,19 @@ func (q timerQueue) Less(i, j int) bool {
 	}
 	return a.seq < b.seq
 }
+
+// firstOfUser is the place of the first of the user's timers that are ripe, -1 if
+// there is none.
+func (q timerQueue) firstOfUser(until element.Timestamp) int {
+	first := -1
+	for i, x := range q {
+		if x.rank == rankUser && x.at <= until && (first < 0 || q.Less(i, first)) {
+			first = i
+		}
+	}
+	return first
+}
+
 func (q timerQueue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].index, q[j].index = i, j
@@ -315,16 +328,19 @@ func (t *streamTimers) pull(f *firing, h *wakeHeap[*streamKey], until element.Ti
 			return
 		}
 		k := slot.item
-		q := &k.event
+		q, first := &k.event, 0
 		if h == &t.processing {
 			q = &k.processing
 		} else if (*q)[0].rank > rankUser && t.s.marks.Input() >= element.MaxTimestamp && len(k.processing) > 0 {
 			// Nothing more will come, and time goes on: what waits for it may still
-			// happen before the windows are given up.
-			t.event.set(&k.eventSlot, 0, false)
-			continue
+			// happen before the windows are given up; but timers of other windows
+			// don't wait for it.
+			if first = k.event.firstOfUser(until); first < 0 {
+				t.event.set(&k.eventSlot, 0, false)
+				continue
+			}
 		}
-		x := heap.Pop(q).(*streamTimer)
+		x := heap.Remove(q, first).(*streamTimer)
 		delete(k.byID, x.id)
 		k.bytes -= x.size()
 		f.keys, f.timers = append(f.keys, k), append(f.timers, x)
