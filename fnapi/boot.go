@@ -30,17 +30,20 @@ func (p *provisionService) GetProvisionInfo(ctx context.Context, _ *fnpb.GetProv
 
 func (w *Worker) provisionInfo() *fnpb.ProvisionInfo {
 	here := &pipepb.ApiServiceDescriptor{Url: w.URL()}
-	return &fnpb.ProvisionInfo{
+	info := &fnpb.ProvisionInfo{
 		PipelineOptions:    w.admission.Options,
 		RetrievalToken:     w.admission.RetrievalToken,
 		ControlEndpoint:    here,
 		LoggingEndpoint:    here,
-		StatusEndpoint:     here,
 		ArtifactEndpoint:   here,
 		Dependencies:       w.admission.Dependencies,
 		RunnerCapabilities: w.Capabilities(),
 		Metadata:           w.admission.Metadata,
 	}
+	if w.admission.Status {
+		info.StatusEndpoint = here
+	}
+	return info
 }
 
 // Capabilities is what the worker is told that the runner can do, for workers

@@ -222,6 +222,7 @@ func TestProvision(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, conn, ctx := admitted(t, s, fnapi.Admission{
+		Status:  true,
 		Options: options, RetrievalToken: "tok", Metadata: map[string]string{"k": "v"},
 		Capabilities: []string{"beam:x"}, Dependencies: []*pipepb.ArtifactInformation{{RoleUrn: "r"}},
 	})

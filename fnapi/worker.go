@@ -21,6 +21,9 @@ type Admission struct {
 	Dependencies   []*pipepb.ArtifactInformation
 	Metadata       map[string]string
 	Capabilities   []string // of the runner, besides those of this room
+	// Status asks the worker to keep a status stream, so that Worker.Status can be
+	// asked. A Python worker pays for it with a few percent of its time.
+	Status bool
 	// Artifacts serves the files of Dependencies; nil if there are none.
 	Artifacts ArtifactSource
 	// Logs takes what the worker logs; nil throws it away.

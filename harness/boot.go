@@ -36,6 +36,7 @@ func (f *fleet) boot(name string) (booted, error) {
 		Job:           f.request.Job,
 		EnvironmentID: f.request.EnvironmentID,
 		Lanes:         f.shape.lanes,
+		Status:        f.wantsStatus(),
 		Options:       f.request.Options,
 		Dependencies:  f.plan.env.GetDependencies(),
 		Metadata:      map[string]string{"job_id": f.request.Job, "job_name": f.request.JobName},
@@ -101,6 +102,9 @@ func (f *fleet) stopWorker(b booted) {
 // added by who makes one.
 func (f *fleet) told(id string) contract.Worker {
 	to := f.pool.endpoints.Addresses()
+	if !f.wantsStatus() {
+		to.Status = ""
+	}
 	return contract.Worker{
 		ID:           id,
 		Control:      to.Control,
@@ -113,6 +117,13 @@ func (f *fleet) told(id string) contract.Worker {
 		JobName:      f.request.JobName,
 		Options:      f.request.Options,
 	}
+}
+
+// wantsStatus reports whether the job's workers are to keep a status stream. It
+// costs Python's some percent of their time, by threads that take turns with the
+// bundle's.
+func (f *fleet) wantsStatus() bool {
+	return hasExperiment(f.request.Options, "enable_worker_status")
 }
 
 // output returns the sink for a worker's own output, or nil.

@@ -53,6 +53,7 @@ type Admission struct {
 	Job           string
 	EnvironmentID string
 	Lanes         int
+	Status        bool // it is asked to be ready to tell its status
 	Options       *structpb.Struct
 	Dependencies  []*pipepb.ArtifactInformation
 	Metadata      map[string]string // job_id, job_name

@@ -118,6 +118,7 @@ func (e *endpoints) Addresses() harness.Addresses {
 // Admit lets one worker of a job connect. What it logs are messages of the job.
 func (e *endpoints) Admit(a harness.Admission) (harness.Worker, error) {
 	w, err := e.server.Admit(fnapi.Admission{
+		Status:         a.Status,
 		Name:           a.Name,
 		Options:        a.Options,
 		RetrievalToken: a.Job,

@@ -350,6 +350,16 @@ type answer struct {
 
 var errAbandoned = errors.New("bundle abandoned")
 
+// checkpoints ticks when the bundle is to be asked to leave the rest, where it
+// may be.
+func (r *Runner) checkpoints(in *Input) (ticks <-chan time.Time, stop func()) {
+	if r.Checkpoint == 0 || in.Items == nil {
+		return nil, func() {}
+	}
+	every := time.NewTicker(r.Checkpoint)
+	return every.C, every.Stop
+}
+
 // attend waits for the end of the bundle; meanwhile it splits the bundle when
 // others are idle and reports its progress.
 func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-chan answer) answer {
@@ -362,6 +372,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 	var again <-chan time.Time // after a split that gave nothing: not at once
 	pause := splitPause
 	began := time.Now()
+	pace := pacer{asked: began, pause: progressEvery}
 	var broken error
 	split := func() {
 		again = nil
@@ -381,12 +392,8 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			pause = splitPause
 		}
 	}
-	var long <-chan time.Time
-	if r.Checkpoint > 0 && in.Items != nil {
-		every := time.NewTicker(r.Checkpoint)
-		defer every.Stop()
-		long = every.C
-	}
+	long, stop := r.checkpoints(in)
+	defer stop()
 	for {
 		select {
 		case <-long:
@@ -412,8 +419,10 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			if r.StillHungry() {
 				split()
 			}
-		case <-progress.C:
-			r.progress(ctx, b)
+		case now := <-progress.C:
+			if pace.due(now) {
+				r.progress(ctx, b)
+			}
 			// Whoever got the token may have nothing to give; others may.
 			if hungry != nil && again == nil && r.StillHungry() {
 				split()

@@ -17,8 +17,11 @@ const (
 	// embedLimit is how many bytes may ride inside the request instead of the
 	// data stream, where the SDK reads them there.
 	embedLimit = 64 << 10
-	// progressEvery is how often a running bundle is asked for its metrics.
+	// progressEvery is when a running bundle is first asked for its metrics. The
+	// pauses double up to progressMost, for an SDK's answer takes its time from the
+	// bundle.
 	progressEvery = time.Second
+	progressMost  = 5 * time.Second
 	// splitPause is how long a bundle that could not be split is left alone at
 	// first, splitPauseMost later: it may be at its last element.
 	splitPause     = 10 * time.Millisecond
@@ -195,6 +198,20 @@ func residual(d *fnpb.DelayedBundleApplication) Residual {
 		}
 	}
 	return r
+}
+
+// A pacer says at which ticks a bundle is asked for its metrics.
+type pacer struct {
+	asked time.Time
+	pause time.Duration
+}
+
+func (p *pacer) due(now time.Time) bool {
+	if now.Sub(p.asked) < p.pause-progressEvery/2 {
+		return false
+	}
+	p.asked, p.pause = now, min(2*p.pause, progressMost)
+	return true
 }
 
 // progress reports the metrics of the running bundle. A worker that doesn't

@@ -256,6 +256,8 @@ type readSource struct {
 	block   []byte        // what is left of the last block
 	count   int
 	w       *coders.Windowed
+	// pipelined says that some are still being written.
+	pipelined bool
 }
 
 func (s *readSource) fill(ctx context.Context, dst []byte, most int) ([]byte, int, error) {

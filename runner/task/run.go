@@ -251,6 +251,7 @@ func (r *run) openRead(ctx context.Context) (*readSource, error) {
 		s.w = r.prog.Feed[ds.Collection]
 	}
 	if len(together.readers) > 0 {
+		s.pipelined = true
 		s.readers = append([]blockReader{together}, s.readers...)
 	}
 	return s, nil
