@@ -132,32 +132,59 @@ func (w *Writer) AbortWith(cause error) {
 }
 
 // commit makes a Txn's blocks and remains part of the partition. The caller's
-// buffers become the writer's.
+// buffers become the writer's. Its blocks go first: as soon as the remains are
+// among those of others, anyone may make a block of them.
 func (w *Writer) commit(ctx context.Context, t *Txn) error {
-	var blocks []driver.Block
 	if w.pipelined {
-		blocks = t.allBlocks()
-	} else {
+		err := w.publish(ctx, t.allBlocks())
+		t.forget()
+		return w.end(t, err)
+	}
+	w.mu.Lock()
+	ended := w.ended
+	w.mu.Unlock()
+	if ended {
+		t.drop()
+		return w.end(t, w.givenUp())
+	}
+	err := w.publish(ctx, t.blocks)
+	clear(t.blocks)
+	t.blocks = t.blocks[:0]
+	if err == nil {
+		var blocks []driver.Block
 		w.mu.Lock()
 		if w.ended {
-			w.mu.Unlock()
-			t.drop()
-			return w.end(t, fmt.Errorf("commit to partition %v: it was given up", w.id))
+			err = w.givenUp()
+		} else {
+			blocks = w.merge(t)
 		}
-		blocks = w.merge(t)
 		w.mu.Unlock()
-	}
-	// Outside the lock: the driver may compress, write, or wait for a reader.
-	err := w.part.Publish(ctx, blocks)
-	if err != nil {
-		err = fmt.Errorf("commit to partition %v: %w", w.id, err)
+		if err == nil {
+			err = w.publish(ctx, blocks)
+		}
 	}
 	t.forget()
 	return w.end(t, err)
 }
 
+// publish is the driver's, without the lock: it may compress, write, or wait for
+// a reader.
+func (w *Writer) publish(ctx context.Context, blocks []driver.Block) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	if err := w.part.Publish(ctx, blocks); err != nil {
+		return fmt.Errorf("commit to partition %v: %w", w.id, err)
+	}
+	return nil
+}
+
+func (w *Writer) givenUp() error {
+	return fmt.Errorf("commit to partition %v: it was given up", w.id)
+}
+
 // merge adds a Txn's remains to the writer's own, and gives the blocks that
-// are now full besides those that the Txn had cut.
+// are now full.
 func (w *Writer) merge(t *Txn) []driver.Block {
 	blocks := t.blocks
 	for sub := range t.bufs {
