@@ -54,18 +54,7 @@ func (l Live) Resolve(ctx context.Context) (Bounds, error) {
 
 // liveTopic adds the partitions of one topic.
 func (r *resolver) liveTopic(ctx context.Context, topic string) error {
-	partitions, err := r.client.partitions(ctx, topic)
-	if err != nil {
-		return err
-	}
-	if err := r.unknownPartitions(topic, partitions); err != nil {
-		return err
-	}
-	first, err := r.all(ctx, topic, partitions, earliest, false)
-	if err != nil {
-		return err
-	}
-	end, err := r.all(ctx, topic, partitions, latest, false)
+	partitions, first, end, err := r.extent(ctx, topic)
 	if err != nil {
 		return err
 	}

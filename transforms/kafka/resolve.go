@@ -87,20 +87,25 @@ func (r *resolver) warn(format string, args ...any) {
 	r.bounds.Warnings = append(r.bounds.Warnings, fmt.Sprintf(format, args...))
 }
 
+// extent is what partitions a topic has, and from where to where there are
+// records, or have been, in each.
+func (r *resolver) extent(ctx context.Context, topic string) (partitions []int32, first, end map[int32]int64, err error) {
+	if partitions, err = r.client.partitions(ctx, topic); err != nil {
+		return nil, nil, nil, err
+	}
+	if err = r.unknownPartitions(topic, partitions); err != nil {
+		return nil, nil, nil, err
+	}
+	if first, err = r.all(ctx, topic, partitions, earliest, false); err != nil {
+		return nil, nil, nil, err
+	}
+	end, err = r.all(ctx, topic, partitions, latest, false)
+	return partitions, first, end, err
+}
+
 // topic adds one topic's ranges.
 func (r *resolver) topic(ctx context.Context, topic string) error {
-	partitions, err := r.client.partitions(ctx, topic)
-	if err != nil {
-		return err
-	}
-	if err := r.unknownPartitions(topic, partitions); err != nil {
-		return err
-	}
-	first, err := r.all(ctx, topic, partitions, earliest, false)
-	if err != nil {
-		return err
-	}
-	end, err := r.all(ctx, topic, partitions, latest, false)
+	partitions, first, end, err := r.extent(ctx, topic)
 	if err != nil {
 		return err
 	}
