@@ -2,7 +2,6 @@ package main
 
 import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
 )
 
 type mapFn struct {
@@ -115,5 +114,5 @@ func (f *sideSingleFn) ProcessElement(key string, value, side int64) (string, in
 type textFn struct{ Plan string }
 
 func (f *textFn) ProcessElement(w beam.Window, at beam.EventTime, key string, value int64) (string, string) {
-	return f.Plan, text(key, value, mtime.Time(at).Milliseconds(), w.MaxTimestamp().Milliseconds()+1)
+	return f.Plan, text(key, value, at.Milliseconds(), w.MaxTimestamp().Milliseconds()+1)
 }

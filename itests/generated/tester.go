@@ -44,7 +44,7 @@ func (t *tester) test(ctx context.Context, plans []plan, w way) {
 		return
 	}
 	for _, p := range plans {
-		what := ""
+		var what string
 		if err != nil {
 			what = "fails: " + err.Error()
 		} else {

@@ -220,7 +220,6 @@ func (w *writer) write(events ...event) {
 
 // A listener reads a topic from its beginning.
 type listener struct {
-	stop context.CancelFunc
 	done sync.WaitGroup
 
 	mu    sync.Mutex
