@@ -82,13 +82,9 @@ func (w *workshop) compareAll(ctx context.Context, o *options, all []comparison)
 		if err != nil {
 			return nil, err
 		}
-		var results []result
-		for _, j := range jobs {
-			rs, err := w.measure(ctx, o, j)
-			if err != nil {
-				return nil, err
-			}
-			results = append(results, rs...)
+		results, err := w.measureAll(ctx, o, jobs)
+		if err != nil {
+			return nil, err
 		}
 		if len(results) > 0 {
 			tables = append(tables, part.show(results))
@@ -123,6 +119,19 @@ func judge(results []result) []error {
 		}
 	}
 	return errs
+}
+
+// measureAll measures jobs one after another.
+func (w *workshop) measureAll(ctx context.Context, o *options, jobs []*job) ([]result, error) {
+	var results []result
+	for _, j := range jobs {
+		rs, err := w.measure(ctx, o, j)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, rs...)
+	}
+	return results, nil
 }
 
 // measure does a job the wanted number of times on each of its runners, in

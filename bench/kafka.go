@@ -47,13 +47,9 @@ func replays(ctx context.Context, w *workshop, o *options) ([]table, error) {
 	if err != nil {
 		return nil, err
 	}
-	var results []result
-	for _, j := range jobs {
-		rs, err := w.measure(ctx, o, j)
-		if err != nil {
-			return nil, err
-		}
-		results = append(results, rs...)
+	results, err := w.measureAll(ctx, o, jobs)
+	if err != nil {
+		return nil, err
 	}
 	tables := []table{kafkaTable(results)}
 	if aims := kafkaAims(results); len(aims.rows) > 0 {

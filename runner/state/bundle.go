@@ -32,10 +32,7 @@ func (b *Bundle) Get(_ context.Context, key *fnpb.StateKey, req *fnpb.StateGetRe
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended {
-		return nil, nil, errEnded
-	}
-	if err := b.backend.load(t.key); err != nil {
+	if err := b.ready(t.key); err != nil {
 		return nil, nil, err
 	}
 	token := req.GetContinuationToken()
@@ -50,6 +47,15 @@ func (b *Bundle) Get(_ context.Context, key *fnpb.StateKey, req *fnpb.StateGetRe
 	return b.stagedValue(t.cellID, t.mapKey).page(b.shelf, token)
 }
 
+// ready has what is known of a key in memory. It is an error of a worker to ask
+// when the bundle has ended. The lock is held.
+func (b *Bundle) ready(key string) error {
+	if b.ended {
+		return errEnded
+	}
+	return b.backend.load(key)
+}
+
 // Append adds values to a bag, a map key or an ordered list. It copies data.
 func (b *Bundle) Append(_ context.Context, key *fnpb.StateKey, data []byte) error {
 	t, err := b.target(key)
@@ -58,10 +64,7 @@ func (b *Bundle) Append(_ context.Context, key *fnpb.StateKey, data []byte) erro
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended {
-		return errEnded
-	}
-	if err := b.backend.load(t.key); err != nil {
+	if err := b.ready(t.key); err != nil {
 		return err
 	}
 	switch {
@@ -108,10 +111,7 @@ func (b *Bundle) Clear(_ context.Context, key *fnpb.StateKey) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended {
-		return errEnded
-	}
-	if err := b.backend.load(t.key); err != nil {
+	if err := b.ready(t.key); err != nil {
 		return err
 	}
 	ch := b.changeOf(t.cellID)

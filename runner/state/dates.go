@@ -75,10 +75,7 @@ func (t *Table[V]) wakeLast(it *pebble.Iterator, n, most int) (int, error) {
 		}
 		t.lastWoken = append(append(t.lastWoken[:0], it.Key()...), 0)
 		group, key := binary.BigEndian.Uint16(it.Key()[len(t.prefix)+1:]), it.Key()[len(t.prefix)+3:]
-		v, here := t.young[string(key)]
-		if !here {
-			v, here = t.old[string(key)]
-		}
+		v, here := t.here(string(key))
 		var err error
 		switch {
 		case here:
@@ -92,6 +89,14 @@ func (t *Table[V]) wakeLast(it *pebble.Iterator, n, most int) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// here is what memory has of a key, which does not count as asking for it.
+func (t *Table[V]) here(key string) (v V, ok bool) {
+	if v, ok = t.young[key]; !ok {
+		v, ok = t.old[key]
+	}
+	return v, ok
 }
 
 // first is the first date of a key on disk. Dates before it of keys in memory
@@ -109,10 +114,7 @@ func (t *Table[V]) first(calendar int) (string, error) {
 			}
 			continue
 		}
-		v, ok := t.young[keyOf(first)]
-		if !ok {
-			v, ok = t.old[keyOf(first)]
-		}
+		v, ok := t.here(keyOf(first))
 		if !ok {
 			return first, nil
 		}
