@@ -247,11 +247,19 @@ func (c *call) endJobs() {
 			i--
 		}
 	}
-	var over []catalog.JobID
+	var over, stopping []catalog.JobID
 	for id, js := range c.seen.jobs {
-		if c.state.Job(id).State.Terminal() && js.slots == 0 {
+		switch {
+		case !c.state.Job(id).State.Terminal():
+		case js.slots == 0:
 			over = append(over, id)
+		case !js.freed:
+			stopping = append(stopping, id)
 		}
+	}
+	slices.Sort(stopping)
+	for _, id := range stopping {
+		c.freeAll(c.state.Job(id))
 	}
 	slices.Sort(over)
 	for _, id := range over {
@@ -263,6 +271,18 @@ func (c *call) endJobs() {
 	}
 	if len(over) > 0 {
 		c.forget()
+	}
+}
+
+// freeAll frees what the tasks of an ended job have written. The job itself can't
+// be released before the last task that nobody wants any more has stopped, and
+// that takes as long as its author's code pleases.
+func (c *call) freeAll(j *catalog.Job) {
+	c.seen.job(j).freed = true
+	for d, spec := range j.Graph.Datasets {
+		for _, a := range c.free(j, d, 0, len(j.Stages[j.StageAt(spec.Producer)].Tasks)) {
+			c.act(a)
+		}
 	}
 }
 

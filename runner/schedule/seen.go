@@ -68,6 +68,7 @@ type jobSeen struct {
 	// latest attempt that is known not to be there any more.
 	gone     [][]uint32
 	released []bool      // by dataset: all readers have finished, partitions are freed
+	freed    bool        // the job has ended, and all its partitions are freed
 	parts    []*parts    // by dataset: what its readers are told; nil when not yet made
 	queues   []queueSeen // by stage: of those that have a restriction queue
 	took     []took      // by stage; see twice.go
