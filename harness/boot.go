@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -161,7 +162,7 @@ func (p *process) launch(ctx context.Context, f *fleet, name string, w contract.
 		c.Path, c.Args = f.binaryPath(), w.GoWorkerArgs()
 	}
 	if p.own {
-		c.Args = append([]string{"harness"}, w.GoWorkerArgs()...)
+		c.Name, c.Args = os.Args[0], append([]string{"harness"}, w.GoWorkerArgs()...)
 	}
 	c.Env = append(contract.Inherited(environ()), told...)
 	for _, name := range slices.Sorted(maps.Keys(p.env)) {

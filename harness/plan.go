@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -185,7 +184,7 @@ func (p *Pool) planOwn() (launcher, error) {
 	path := p.options.Self
 	if path == "" {
 		var err error
-		if path, err = os.Executable(); err != nil {
+		if path, err = child.Self(); err != nil {
 			return nil, fmt.Errorf("the worker of Trestle's own transforms: %w", err)
 		}
 	}

@@ -47,6 +47,7 @@ const (
 // A Command says what to start.
 type Command struct {
 	Path string   // of the program, or its name to be looked for in PATH
+	Name string   // that it is told to have been started by; Path if empty
 	Args []string // without the program's name; no shell sees them
 	Env  []string
 	Dir  string
@@ -98,6 +99,9 @@ func (k *Keeper) Start(c Command) (*Process, error) {
 		return nil, fmt.Errorf("start process: %w", err)
 	}
 	p := &Process{cmd: exec.Command(c.Path, c.Args...), mark: c.Mark, exited: make(chan struct{})}
+	if c.Name != "" {
+		p.cmd.Args[0] = c.Name
+	}
 	p.cmd.Env = append(c.Env[:len(c.Env):len(c.Env)], MarkVariable+"="+c.Mark)
 	p.cmd.Dir = c.Dir
 	p.cmd.Stdout, p.cmd.Stderr = write, write

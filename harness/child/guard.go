@@ -80,7 +80,7 @@ type guardian struct {
 }
 
 func startGuard() (*guardian, error) {
-	self, err := executable()
+	self, err := Self()
 	if err != nil {
 		return nil, err
 	}

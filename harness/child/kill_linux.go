@@ -19,8 +19,15 @@ func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// executable names this program, even if its file has been replaced since.
-func executable() (string, error) { return "/proc/self/exe", nil }
+// Self names this program, even if its file has been replaced since: whoever is
+// started by it is of the same version.
+func Self() (string, error) {
+	const self = "/proc/self/exe"
+	if _, err := os.Stat(self); err != nil { // no /proc here
+		return os.Executable()
+	}
+	return self, nil
+}
 
 // awaitExit waits for the end of a child, and leaves it a zombie.
 func awaitExit(cmd *exec.Cmd) {

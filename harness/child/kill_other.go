@@ -10,7 +10,9 @@ import (
 
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
-func executable() (string, error) { return os.Executable() }
+// Self names this program. What stands at its path by then may be another
+// version, if the file has been replaced.
+func Self() (string, error) { return os.Executable() }
 
 // awaitExit waits for the end of a child and takes its status. The group's
 // number stays its own for as long as a process is left in it.

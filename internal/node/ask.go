@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"trestle/harness/child"
 	"trestle/transforms/kafka"
 )
 
@@ -52,11 +53,12 @@ type askAnswer struct {
 // askAlone finds out in a process of its own what a described source holds. It
 // returns when that process is gone.
 func askAlone(ctx context.Context, description []byte) (value []byte, notes []string, err error) {
-	self, err := os.Executable()
+	self, err := child.Self()
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask the source's brokers: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, self, AskCommand)
+	cmd.Args[0] = os.Args[0]
 	cmd.WaitDelay = time.Second
 	said, words := &bounded{most: mostAnswer}, &firstWords{}
 	cmd.Stdout, cmd.Stderr = said, words

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -11,6 +12,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -31,6 +34,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if os.Getenv(replacedVariable) != "" {
+		if err := replaceSelf(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	flag.Parse()
 	beam.Init() // doesn't return in a worker
@@ -170,6 +179,48 @@ func TestAskAlone(t *testing.T) {
 	}
 	if len(notes) != 1 || !strings.Contains(notes[0], "the records from 3 to 6 have been deleted") {
 		t.Errorf("notes %q", notes)
+	}
+}
+
+// replacedVariable has a test process begin by replacing its own program.
+const replacedVariable = "NODE_TEST_REPLACED"
+
+// replaceSelf is what an upgrade does to a program that runs: its file is gone,
+// and another one is in its place, which here can do nothing.
+func replaceSelf() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(self); err != nil {
+		return err
+	}
+	return os.WriteFile(self, []byte("#!/bin/sh\nexit 9\n"), 0o700)
+}
+
+// TestAskReplaced: who asks is of our own version, whatever stands at this
+// program's path by now.
+func TestAskReplaced(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "node.test")
+	if err := os.WriteFile(other, program, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), other, "-test.run=^TestAskAlone$", "-test.v")
+	cmd.Env = append(os.Environ(), replacedVariable+"=1")
+	said, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(said, []byte("--- PASS: TestAskAlone")) {
+		t.Errorf("%v: %s", err, said)
+	}
+	if now, err := os.ReadFile(other); err != nil || len(now) == len(program) {
+		t.Errorf("the program was not replaced: %d bytes, %v", len(now), err)
 	}
 }
 
