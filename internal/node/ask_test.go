@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"trestle/transforms/kafka"
+	"trestle/transforms/kafka/kafkatest"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 )
@@ -46,110 +46,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// An answerer gives what a broker answers to a call, from the correlation on,
-// or writes to the connection itself and gives nil.
-type answerer func(conn net.Conn, api, version int16, head []byte) []byte
-
-// fakeBroker listens until the test ends, and answers whatever comes.
-func fakeBroker(t *testing.T, answer answerer) (address string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	var mu sync.Mutex
-	open := map[net.Conn]bool{}
-	work.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			open[conn] = true
-			mu.Unlock()
-			work.Go(func() { talk(conn, answer) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for c := range open {
-			c.Close()
-		}
-		mu.Unlock()
-		work.Wait()
-	})
-	return l.Addr().String()
-}
-
-func talk(conn net.Conn, answer answerer) {
-	defer conn.Close()
-	for {
-		var size [4]byte
-		if _, err := io.ReadFull(conn, size[:]); err != nil {
-			return
-		}
-		call := make([]byte, binary.BigEndian.Uint32(size[:]))
-		if _, err := io.ReadFull(conn, call); err != nil || len(call) < 8 {
-			return
-		}
-		api, version := int16(binary.BigEndian.Uint16(call)), int16(binary.BigEndian.Uint16(call[2:]))
-		said := answer(conn, api, version, call[4:8])
-		if said == nil {
-			return
-		}
-		if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(said))), said...)); err != nil {
-			return
-		}
-	}
-}
-
-// The calls that are answered, and their numbers.
-const (
-	callListOffsets = 2
-	callMetadata    = 3
-	callVersions    = 18
-)
-
-// words puts numbers of 1, 2, 4 and 8 bytes and texts one after another.
-func words(b []byte, all ...any) []byte {
-	for _, w := range all {
-		switch w := w.(type) {
-		case int8:
-			b = append(b, byte(w))
-		case int16:
-			b = binary.BigEndian.AppendUint16(b, uint16(w))
-		case int32:
-			b = binary.BigEndian.AppendUint32(b, uint32(w))
-		case int64:
-			b = binary.BigEndian.AppendUint64(b, uint64(w))
-		case string:
-			b = append(binary.BigEndian.AppendUint16(b, uint16(len(w))), w...)
-		}
-	}
-	return b
-}
-
-// honest answers as a broker that has one topic of one partition, of which all
-// records before 7 have been deleted and none has come since.
-func honest(conn net.Conn, api, _ int16, head []byte) []byte {
-	host, _, _ := net.SplitHostPort(conn.LocalAddr().String())
-	port := conn.LocalAddr().(*net.TCPAddr).Port
-	switch api {
-	case callVersions:
-		return words(head, int16(0), int32(3), int16(callListOffsets), int16(1), int16(1),
-			int16(callMetadata), int16(1), int16(1), int16(callVersions), int16(0), int16(0))
-	case callMetadata:
-		return words(head, int32(1), int32(1), host, int32(port), int16(-1), int32(1),
-			int32(1), int16(0), "clicks", int8(0), int32(1), int16(0), int32(0), int32(1), int32(1), int32(1), int32(1), int32(1))
-	case callListOffsets:
-		return words(head, int32(1), "clicks", int32(1), int32(0), int16(0), int64(-1), int64(7))
-	}
-	return nil
-}
-
 // described is a source at a broker, which has a second to answer.
 func described(t *testing.T, address string) []byte {
 	t.Helper()
@@ -168,7 +64,7 @@ func described(t *testing.T, address string) []byte {
 
 // TestAskAlone asks a broker by a process of its own.
 func TestAskAlone(t *testing.T) {
-	value, notes, err := askAlone(t.Context(), described(t, fakeBroker(t, honest)))
+	value, notes, err := askAlone(t.Context(), described(t, kafkatest.Broker(t, kafkatest.Honest)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +121,7 @@ func TestAskReplaced(t *testing.T) {
 }
 
 // hostile are brokers that want to harm who asks them.
-func hostile() map[string]answerer {
+func hostile() map[string]kafkatest.Answerer {
 	const giant = int32(1<<31 - 1)
 	chance := rand.New(rand.NewPCG(1, 2))
 	var mu sync.Mutex
@@ -239,18 +135,18 @@ func hostile() map[string]answerer {
 		return b
 	}
 	// instead answers one call in its way, and the others honestly.
-	instead := func(of int16, answer answerer) answerer {
+	instead := func(of int16, answer kafkatest.Answerer) kafkatest.Answerer {
 		return func(conn net.Conn, api, version int16, head []byte) []byte {
 			if api == of {
 				return answer(conn, api, version, head)
 			}
-			return honest(conn, api, version, head)
+			return kafkatest.Honest(conn, api, version, head)
 		}
 	}
-	said := func(all ...any) answerer {
-		return func(_ net.Conn, _, _ int16, head []byte) []byte { return words(head, all...) }
+	said := func(all ...any) kafkatest.Answerer {
+		return func(_ net.Conn, _, _ int16, head []byte) []byte { return kafkatest.Words(head, all...) }
 	}
-	return map[string]answerer{
+	return map[string]kafkatest.Answerer{
 		"noise": func(conn net.Conn, _, _ int16, _ []byte) []byte {
 			_, _ = conn.Write(noise(64 << 10))
 			return nil
@@ -263,15 +159,15 @@ func hostile() map[string]answerer {
 			}
 			return nil
 		},
-		"versions without number":        instead(callVersions, said(int16(0), giant)),
-		"versions of calls that are not": instead(callVersions, said(int16(0), int32(2), int16(-7), int16(0), int16(9), int16(32000), int16(0), int16(9))),
-		"brokers without number":         instead(callMetadata, said(giant)),
-		"topics without number":          instead(callMetadata, said(int32(0), int32(1), giant)),
-		"offsets without number":         instead(callListOffsets, said(int32(1), "clicks", giant)),
-		"noise for metadata": instead(callMetadata, func(_ net.Conn, _, _ int16, head []byte) []byte {
+		"versions without number":        instead(kafkatest.Versions, said(int16(0), giant)),
+		"versions of calls that are not": instead(kafkatest.Versions, said(int16(0), int32(2), int16(-7), int16(0), int16(9), int16(32000), int16(0), int16(9))),
+		"brokers without number":         instead(kafkatest.Metadata, said(giant)),
+		"topics without number":          instead(kafkatest.Metadata, said(int32(0), int32(1), giant)),
+		"offsets without number":         instead(kafkatest.ListOffsets, said(int32(1), "clicks", giant)),
+		"noise for metadata": instead(kafkatest.Metadata, func(_ net.Conn, _, _ int16, head []byte) []byte {
 			return append(head, noise(1<<10)...)
 		}),
-		"noise for offsets": instead(callListOffsets, func(_ net.Conn, _, _ int16, head []byte) []byte {
+		"noise for offsets": instead(kafkatest.ListOffsets, func(_ net.Conn, _, _ int16, head []byte) []byte {
 			return append(head, noise(1<<10)...)
 		}),
 	}
@@ -284,7 +180,7 @@ func TestAskHostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("no answer in time"))
 			defer cancel()
-			address := fakeBroker(t, answer)
+			address := kafkatest.Broker(t, answer)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			value, _, err := askAlone(ctx, described(t, address))
@@ -311,7 +207,7 @@ func TestAskHostile(t *testing.T) {
 // TestAskEnds: who no longer wants to know has the process gone.
 func TestAskEnds(t *testing.T) {
 	asked := make(chan struct{}, 16)
-	address := fakeBroker(t, func(conn net.Conn, _, _ int16, _ []byte) []byte {
+	address := kafkatest.Broker(t, func(conn net.Conn, _, _ int16, _ []byte) []byte {
 		asked <- struct{}{}
 		_, _ = conn.Read(make([]byte, 1)) // until it is closed
 		return nil

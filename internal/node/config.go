@@ -173,7 +173,44 @@ func (c *Config) Validate() []error {
 			bad("--%s=%s: %w", a.name, a.addr, err)
 		}
 	}
-	return append(errs, c.validateGroup()...)
+	return slices.Concat(errs, c.validateLeast(), c.validateGroup())
+}
+
+// leastMessages is what a job's last words need.
+const leastMessages = 64 << 10
+
+// validateLeast tells which times and amounts are too small to mean anything.
+func (c *Config) validateLeast() (errs []error) {
+	for _, t := range []struct {
+		name        string
+		told, least time.Duration
+	}{
+		{"lease", c.Lease, 100 * time.Millisecond},
+		{"reconcile", c.Reconcile, 100 * time.Millisecond},
+		{"worker-start-timeout", c.WorkerStartTimeout, time.Second},
+		{"prepared-ttl", c.PreparedTTL, time.Second},
+		{"restart-interval", c.RestartInterval, time.Millisecond},
+	} {
+		if t.told < t.least {
+			errs = append(errs, fmt.Errorf("--%s=%s: must be at least %s", t.name, t.told, t.least))
+		}
+	}
+	for _, s := range []struct {
+		name        string
+		told, least Size
+	}{
+		{"target-task-size", c.TargetTaskSize, 1},
+		{"message-log-size", c.MessageLogSize, leastMessages},
+		{"max-artifact-size", c.MaxArtifactSize, 1},
+	} {
+		if s.told < s.least {
+			errs = append(errs, fmt.Errorf("--%s=%s: must be at least %s", s.name, s.told, s.least))
+		}
+	}
+	if c.HistoryJobs < 1 {
+		errs = append(errs, fmt.Errorf("--history-jobs=%d: must be at least 1, so that a job's author can see how it ended", c.HistoryJobs))
+	}
+	return errs
 }
 
 // validateGroup tells what is wrong with how a process is to meet others.

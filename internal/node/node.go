@@ -227,7 +227,13 @@ func processPolicy(c Config) harness.ProcessPolicy {
 		host, _, _ := net.SplitHostPort(addr)
 		return harness.ProcessPolicy{Restricted: !loopback(host) && (c.Role != TaskManager || c.TLSCert == "")}
 	}
-	return harness.ProcessPolicy{Restricted: true, Allowed: strings.Split(c.AllowProcessEnvironments, ",")}
+	p := harness.ProcessPolicy{Restricted: true}
+	for name := range strings.SplitSeq(c.AllowProcessEnvironments, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			p.Allowed = append(p.Allowed, name)
+		}
+	}
+	return p
 }
 
 // Ready is where the node serves.

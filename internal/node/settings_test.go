@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,23 @@ func TestClosedByDefault(t *testing.T) {
 	}
 }
 
+// What would mean nothing, or something else than it says, is refused by name.
+func TestLeast(t *testing.T) {
+	for name, bad := range map[string]string{
+		"slots": "0", "memory": "1MiB", "lease": "0s", "reconcile": "0s", "worker-start-timeout": "0s", "prepared-ttl": "1ns",
+		"restart-interval": "0s", "target-task-size": "0", "message-log-size": "0", "max-artifact-size": "0", "history-jobs": "0", "snapshot-entries": "0",
+	} {
+		c := Defaults()
+		i := slices.IndexFunc(Settings, func(s Setting) bool { return s.Name == name })
+		if err := Settings[i].Of(&c).Set(bad); err != nil {
+			t.Fatal(err)
+		}
+		if errs := c.Validate(); len(errs) != 1 || !strings.HasPrefix(errs[0].Error(), "--"+name+"=") {
+			t.Errorf("--%s=%s: %v", name, bad, errs)
+		}
+	}
+}
+
 // Commands of PROCESS environments run for clients on this machine only,
 // unless allowed by name.
 func TestProcessPolicy(t *testing.T) {
@@ -104,8 +122,8 @@ func TestProcessPolicy(t *testing.T) {
 	if p := processPolicy(c); !p.Restricted || len(p.Allowed) != 0 {
 		t.Errorf("open to the network: %+v", p)
 	}
-	c.AllowProcessEnvironments = "/opt/boot,/opt/other"
-	if p := processPolicy(c); !p.Restricted || len(p.Allowed) != 2 {
+	c.AllowProcessEnvironments = "/opt/boot, /opt/other,"
+	if p := processPolicy(c); !p.Restricted || !slices.Equal(p.Allowed, []string{"/opt/boot", "/opt/other"}) {
 		t.Errorf("by name: %+v", p)
 	}
 }
