@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -87,19 +88,31 @@ type committed struct {
 	next   time.Time // not before is it told again
 }
 
+// A groupKey names a group of a cluster.
+type groupKey struct{ servers, group string }
+
 // commits are what the readers of this process have told. A worker has several
 // readers, and any of them may be given a partition.
 var commits struct {
-	mu   sync.Mutex
-	last map[commitKey]committed
+	mu    sync.Mutex
+	last  map[commitKey]committed
+	pause map[groupKey]time.Time // until when groups are left alone that couldn't be told
 }
 
 const (
 	// commitEvery is how often a group is told of a partition at most, but for its
-	// end; commitAgain is the pause after that went wrong.
+	// end.
 	commitEvery = 500 * time.Millisecond
+	// commitTime is what telling the group may take of a bundle, all of its
+	// partitions together.
+	commitTime = 5 * time.Second
+	// commitAgain is the least pause after that went wrong, and commitRest how many
+	// times as long as the failure it is: reading goes on meanwhile.
 	commitAgain = 5 * time.Second
+	commitRest  = 10
 )
+
+func (k commitKey) ofGroup() groupKey { return groupKey{k.servers, k.group} }
 
 // due reports whether a group is to be told of an offset, and notes that it is.
 func (k commitKey) due(offset int64, last bool) bool {
@@ -107,7 +120,7 @@ func (k commitKey) due(offset int64, last bool) bool {
 	commits.mu.Lock()
 	defer commits.mu.Unlock()
 	was, known := commits.last[k]
-	if known && (was.offset == offset || !last && now.Before(was.next)) {
+	if known && was.offset == offset || !last && (now.Before(was.next) || now.Before(commits.pause[k.ofGroup()])) {
 		return false
 	}
 	if commits.last == nil || len(commits.last) >= mostPlaces {
@@ -117,12 +130,22 @@ func (k commitKey) due(offset int64, last bool) bool {
 	return true
 }
 
-// failed has an offset told again later.
-func (k commitKey) failed() {
+// failed has an offset told again later, after a call that took some time. The
+// group's other partitions have the same coordinator, and wait, too.
+func (k commitKey) failed(took time.Duration) {
 	commits.mu.Lock()
 	defer commits.mu.Unlock()
-	commits.last[k] = committed{offset: -1, next: time.Now().Add(commitAgain)}
+	delete(commits.last, k)
+	if commits.pause == nil || len(commits.pause) >= mostPlaces {
+		commits.pause = map[groupKey]time.Time{}
+	}
+	if until := time.Now().Add(max(commitAgain, commitRest*took)); until.After(commits.pause[k.ofGroup()]) {
+		commits.pause[k.ofGroup()] = until
+	}
 }
+
+// begin gives a new bundle its time for telling the group.
+func (f *liveReader) begin() { f.commitLeft = min(commitTime, f.client.oneCall) }
 
 // committed tells the group that the partition has been read up to where it goes
 // on. A group that can't be told for now is told later: what is read again then,
@@ -131,18 +154,34 @@ func (f *liveReader) committed(ctx context.Context, p Piece, rest Restriction) e
 	if f.Group == "" {
 		return nil
 	}
-	k := commitKey{place: f.place(p), group: f.Group}
-	if !k.due(rest.Start, rest.End != unending) {
+	k, last := commitKey{place: f.place(p), group: f.Group}, rest.End != unending
+	if f.commitLeft <= 0 && !last || !k.due(rest.Start, last) {
 		return nil
 	}
-	err := f.client.commit(ctx, f.Group, p.Topic, p.Partition, rest.Start)
+	began := time.Now()
+	err := f.tell(ctx, p, rest.Start)
+	took := time.Since(began)
+	f.commitLeft -= took
 	if err == nil {
 		return nil
 	}
-	k.failed()
+	k.failed(took)
 	if !passing(err) {
 		return fmt.Errorf("commit offsets to the consumer group %q: %w", f.Group, explain(err, f.client.servers))
 	}
 	log.Warnf(ctx, "kafka: offset %d of %s is not committed to the consumer group %q yet: %v", rest.Start, partitionName(p.Topic, p.Partition), f.Group, err)
 	return nil
+}
+
+// errSlow is the error of a group that was not asked any more.
+var errSlow = errors.New("its coordinator has taken all the time that a bundle has for it")
+
+// tell commits an offset in what is left of the bundle's time for that.
+func (f *liveReader) tell(ctx context.Context, p Piece, offset int64) error {
+	if f.commitLeft <= 0 {
+		return errSlow
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, f.commitLeft, errSlow)
+	defer cancel()
+	return f.client.commit(ctx, f.Group, p.Topic, p.Partition, offset)
 }

@@ -95,6 +95,8 @@ type liveReader struct {
 	dialler
 	Policy
 	Group string // that is told how far partitions have been read; none if empty
+
+	commitLeft time.Duration // that telling the group may take of the bundle
 }
 
 // CreateInitialRestriction is all of a partition.
@@ -245,6 +247,9 @@ type livePairsFn struct {
 	pairing
 }
 
+// StartBundle begins a bundle.
+func (f *livePairsFn) StartBundle(_ func(beam.EventTime, beam.T, beam.U)) { f.begin() }
+
 // ProcessElement reads a slice of a partition.
 func (f *livePairsFn) ProcessElement(ctx context.Context, e *estimator, rt *tracker, p Piece, emit func(beam.EventTime, beam.T, beam.U)) (sdf.ProcessContinuation, error) {
 	return f.read(ctx, e, rt, p, f.to(emit))
@@ -252,6 +257,9 @@ func (f *livePairsFn) ProcessElement(ctx context.Context, e *estimator, rt *trac
 
 // liveMessagesFn reads records with all that is known of them.
 type liveMessagesFn struct{ liveReader }
+
+// StartBundle begins a bundle.
+func (f *liveMessagesFn) StartBundle(_ func(beam.EventTime, Message)) { f.begin() }
 
 // ProcessElement reads a slice of a partition.
 func (f *liveMessagesFn) ProcessElement(ctx context.Context, e *estimator, rt *tracker, p Piece, emit func(beam.EventTime, Message)) (sdf.ProcessContinuation, error) {
@@ -261,6 +269,9 @@ func (f *liveMessagesFn) ProcessElement(ctx context.Context, e *estimator, rt *t
 // liveBytesRowsFn reads values as bytes.
 type liveBytesRowsFn struct{ liveReader }
 
+// StartBundle begins a bundle.
+func (f *liveBytesRowsFn) StartBundle(_ func(beam.EventTime, BytesRow)) { f.begin() }
+
 // ProcessElement reads a slice of a partition.
 func (f *liveBytesRowsFn) ProcessElement(ctx context.Context, e *estimator, rt *tracker, p Piece, emit func(beam.EventTime, BytesRow)) (sdf.ProcessContinuation, error) {
 	return f.read(ctx, e, rt, p, toBytes(emit))
@@ -268,6 +279,9 @@ func (f *liveBytesRowsFn) ProcessElement(ctx context.Context, e *estimator, rt *
 
 // liveTextRowsFn reads values as texts.
 type liveTextRowsFn struct{ liveReader }
+
+// StartBundle begins a bundle.
+func (f *liveTextRowsFn) StartBundle(_ func(beam.EventTime, TextRow)) { f.begin() }
 
 // ProcessElement reads a slice of a partition.
 func (f *liveTextRowsFn) ProcessElement(ctx context.Context, e *estimator, rt *tracker, p Piece, emit func(beam.EventTime, TextRow)) (sdf.ProcessContinuation, error) {
@@ -287,6 +301,9 @@ func (f *liveJSONRowsFn) Setup() error {
 	}
 	return f.liveReader.Setup()
 }
+
+// StartBundle begins a bundle.
+func (f *liveJSONRowsFn) StartBundle(_ func(beam.EventTime, beam.T)) { f.begin() }
 
 // ProcessElement reads a slice of a partition.
 func (f *liveJSONRowsFn) ProcessElement(ctx context.Context, e *estimator, rt *tracker, p Piece, emit func(beam.EventTime, beam.T)) (sdf.ProcessContinuation, error) {
