@@ -93,5 +93,22 @@ See what runs with trestle jobs, or on the web page (127.0.0.1:8081).`,
 	add("other", clusterCommand(), certsCommand(), proxyCommand(), doctorCommand(), versionCommand(), harnessCommand(), askCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
+	tellUse(root)
 	return root
+}
+
+// tellUse has commands that are given too few arguments, or too many, say which
+// they take.
+func tellUse(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return fmt.Errorf("%w\nusage: %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		tellUse(sub)
+	}
 }

@@ -176,6 +176,16 @@ func TestServeHelp(t *testing.T) {
 	}
 }
 
+// A command that lacks an argument, or has one too many, says what it takes.
+func TestArguments(t *testing.T) {
+	for _, args := range [][]string{{"plan"}, {"job"}, {"run", "a", "b"}, {"cluster", "add", "x"}, {"kafka", "describe"}} {
+		_, _, err := trestle(t, args...)
+		if want := "usage: trestle " + args[0]; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("trestle %s: %v, want %q in it", strings.Join(args, " "), err, want)
+		}
+	}
+}
+
 // The doctor says what it found, and fails only for what Trestle itself needs.
 func TestDoctor(t *testing.T) {
 	out, _, err := trestle(t, "doctor", "--job-addr=127.0.0.1:0", "--web-addr=127.0.0.1:0", "--data="+t.TempDir(), "--json")
