@@ -117,7 +117,8 @@ func merge(r *jobpb.ExpansionRequest, f Fragment) *jobpb.ExpansionResponse {
 		}
 		m.given[id] = actual
 	}
-	out := proto.Clone(r.GetComponents()).(*pipepb.Components)
+	out := &pipepb.Components{}
+	proto.Merge(out, r.GetComponents()) // which may be missing
 	roots := m.components(out, f.Pipeline)
 	t := proto.Clone(r.GetTransform()).(*pipepb.PTransform)
 	// Without the payload: it may hold secrets, and nobody needs it twice.

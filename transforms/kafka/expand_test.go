@@ -9,6 +9,8 @@ import (
 	"trestle/jobservice/expansion"
 	"trestle/runner/graph"
 
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -206,6 +208,48 @@ func TestManagedConfig(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
+}
+
+// FuzzExpand asks an expansion service for whatever comes in: it answers, and
+// what it offers has the transform that was asked for.
+func FuzzExpand(f *testing.F) {
+	service := expansion.New(Provider{ParseYAML: json.Unmarshal})
+	row := beam.CrossLanguagePayload(struct {
+		ConsumerConfig map[string]string
+		Topics         []string
+	}{map[string]string{"bootstrap.servers": "b:1", keyStop: "now"}, []string{"t"}})
+	to := beam.CrossLanguagePayload(struct {
+		ProducerConfig map[string]string
+		Topic          string
+	}{map[string]string{"bootstrap.servers": "b:1"}, "t"})
+	for _, r := range []*jobpb.ExpansionRequest{
+		{},
+		{Transform: &pipepb.PTransform{Spec: &pipepb.FunctionSpec{Urn: urnReadPlain, Payload: row}}},
+		{Transform: &pipepb.PTransform{Spec: &pipepb.FunctionSpec{Urn: urnReadMetadata, Payload: row}}, Components: &pipepb.Components{}},
+		{
+			Transform:  &pipepb.PTransform{Spec: &pipepb.FunctionSpec{Urn: urnWrite, Payload: to}, Inputs: map[string]string{"input": "in"}},
+			Components: pairRequest(nil, "bytes", "?bytes").Components,
+		},
+	} {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r jobpb.ExpansionRequest
+		if proto.Unmarshal(b, &r) != nil {
+			return
+		}
+		answer, err := service.Expand(t.Context(), &r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer.GetError() == "" && len(answer.GetTransform().GetSubtransforms()) == 0 {
+			t.Error("it has neither an error nor transforms")
+		}
+	})
 }
 
 // FuzzEncoded takes elements apart, whatever they are.
