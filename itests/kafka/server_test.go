@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -27,8 +28,19 @@ func serveIn(t testing.TB, dir string) string {
 // serveBoth is serveIn that gives the web page's address, too.
 func serveBoth(t testing.TB, dir string) (job, web string) {
 	t.Helper()
+	r := startServer(t, *program, dir, "serve", "--job-addr=127.0.0.1:0", "--web-addr=127.0.0.1:0", "--data="+filepath.Join(dir, "data"))
+	return r.Job, r.Web
+}
+
+// A readiness is what a server says of itself in its ready file.
+type readiness struct{ Job, Web, Expansion string }
+
+// startServer starts a program that serves, and waits until it says so. When the
+// test ends, it must stop with status 0, and take back what it has said.
+func startServer(t testing.TB, program, dir string, args ...string) readiness {
+	t.Helper()
 	ready := filepath.Join(dir, "ready.json")
-	cmd := exec.Command(*program, "serve", "--job-addr=127.0.0.1:0", "--web-addr=127.0.0.1:0", "--data="+filepath.Join(dir, "data"), "--ready-file="+ready)
+	cmd := exec.Command(program, append(args, "--ready-file="+ready)...)
 	log, err := os.Create(filepath.Join(dir, "trestle.log"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +56,13 @@ func serveBoth(t testing.TB, dir string) (job, web string) {
 		select {
 		case err := <-exited:
 			if err != nil {
-				t.Errorf("trestle serve stopped with %v", err)
+				t.Errorf("trestle %s stopped with %v", args[0], err)
+			}
+			if _, err := os.Stat(ready); err == nil {
+				t.Errorf("trestle %s has left its ready file", args[0])
 			}
 		case <-time.After(20 * time.Second):
-			t.Error("trestle serve did not stop")
+			t.Errorf("trestle %s did not stop", args[0])
 			_ = cmd.Process.Kill()
 			<-exited
 		}
@@ -62,15 +77,15 @@ func serveBoth(t testing.TB, dir string) (job, web string) {
 	for {
 		select {
 		case <-tick.C:
-			var s struct{ Job, Web string }
-			if text, err := os.ReadFile(ready); err == nil && json.Unmarshal(text, &s) == nil {
-				return s.Job, s.Web
+			var r readiness
+			if text, err := os.ReadFile(ready); err == nil && json.Unmarshal(text, &r) == nil {
+				return r
 			}
 		case err := <-exited:
 			exited <- err
-			t.Fatalf("trestle serve ended at its start: %v", err)
+			t.Fatalf("trestle %s ended at its start: %v", args[0], err)
 		case <-late:
-			t.Fatal("trestle serve was not ready in time")
+			t.Fatalf("trestle %s was not ready in time", args[0])
 		}
 	}
 }
@@ -78,7 +93,13 @@ func serveBoth(t testing.TB, dir string) (job, web string) {
 // trestle runs the command line to its end, and returns what it said.
 func trestle(t testing.TB, args ...string) ([]byte, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), *program, args...)
+	return trestleIn(t.Context(), t, args...)
+}
+
+// trestleIn runs it until ctx ends at the latest.
+func trestleIn(ctx context.Context, t testing.TB, args ...string) ([]byte, error) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, *program, args...)
 	cmd.Dir = t.TempDir()
 	return cmd.CombinedOutput()
 }

@@ -8,8 +8,11 @@ headers JOB SERVERS TOPIC                         writes rows with headers
 format JOB SERVERS TOPIC RAW|STRING|JSON          writes rows by schema transform
 json   JOB SERVERS TOPIC OUT SCHEMA               reads rows of a JSON Schema
 managed JOB SERVERS TOPIC OUT                     writes and reads by Managed
+
+EXPANSION_SERVICE in the environment names one that is not at JOB.
 """
 import base64
+import os
 import sys
 import typing
 
@@ -48,6 +51,11 @@ def options(job):
       '--environment_type=LOOPBACK'])
 
 
+def expansion(job):
+  """The job endpoint is an expansion service, if no other is named."""
+  return os.environ.get('EXPANSION_SERVICE', job)
+
+
 def replay(job, servers, topic, out, kind):
   more = {}
   if kind == 'long':
@@ -60,7 +68,7 @@ def replay(job, servers, topic, out, kind):
         | ReadFromKafka(
             {'bootstrap.servers': servers, 'trestle.stop': 'now'}, [topic],
             timestamp_policy=ReadFromKafka.create_time_policy,
-            with_metadata=kind == 'metadata', expansion_service=job, **more)
+            with_metadata=kind == 'metadata', expansion_service=expansion(job), **more)
         | beam.Map({'plain': plain, 'metadata': metadata, 'long': number}[kind])
         | beam.io.WriteToText(out))
 
@@ -71,7 +79,7 @@ def rows(job, servers, topic, out, fmt):
         p
         | SchemaAwareExternalTransform(
             identifier='beam:schematransform:org.apache.beam:kafka_read:v1',
-            expansion_service=job, rearrange_based_on_discovery=True,
+            expansion_service=expansion(job), rearrange_based_on_discovery=True,
             bootstrap_servers=servers, topic=topic, format=fmt,
             consumer_config_updates={'trestle.stop': 'now'})
         | beam.Map(lambda row: repr(row.payload))
@@ -87,7 +95,7 @@ def write(job, servers, topic, count):
             tuple[bytes, bytes])
         | WriteToKafka(
             {'bootstrap.servers': servers, 'compression.type': 'zstd'}, topic,
-            expansion_service=job))
+            expansion_service=expansion(job)))
 
 
 def nulls(job, servers, topic):
@@ -100,7 +108,7 @@ def nulls(job, servers, topic):
         | beam.WindowInto(beam.window.FixedWindows(60))
         | beam.Map(lambda e: e).with_output_types(pair)
         | WriteToKafka(
-            {'bootstrap.servers': servers}, topic, expansion_service=job))
+            {'bootstrap.servers': servers}, topic, expansion_service=expansion(job)))
 
 
 Header = typing.NamedTuple('Header', [('key', str), ('value', bytes)])
@@ -122,7 +130,7 @@ def headers(job, servers, topic):
             Headed(b'b', None, [], 0, None)]).with_output_types(Headed)
         | WriteToKafka(
             {'bootstrap.servers': servers}, topic, with_headers=True,
-            expansion_service=job))
+            expansion_service=expansion(job)))
 
 
 def formatted(job, servers, topic, fmt):
@@ -140,7 +148,7 @@ def formatted(job, servers, topic, fmt):
         | beam.Map(made)
         | SchemaAwareExternalTransform(
             identifier='beam:schematransform:org.apache.beam:kafka_write:v1',
-            expansion_service=job, rearrange_based_on_discovery=True,
+            expansion_service=expansion(job), rearrange_based_on_discovery=True,
             bootstrap_servers=servers, topic=topic, format=fmt,
             producer_config_updates={'compression.type': 'gzip'}))
 
@@ -151,7 +159,7 @@ def json_rows(job, servers, topic, out, schema):
         p
         | SchemaAwareExternalTransform(
             identifier='beam:schematransform:org.apache.beam:kafka_read:v1',
-            expansion_service=job, rearrange_based_on_discovery=True,
+            expansion_service=expansion(job), rearrange_based_on_discovery=True,
             bootstrap_servers=servers, topic=topic, format='JSON',
             schema=schema, consumer_config_updates={'trestle.stop': 'now'})
         | beam.Map(lambda row: '%s %s %s %s' % (
@@ -167,14 +175,14 @@ def managed(job, servers, topic, out):
         | beam.Create(range(5))
         | beam.Map(lambda i: beam.Row(payload=b'm%d' % i))
         | beam.managed.Write(
-            beam.managed.KAFKA, config=config, expansion_service=job))
+            beam.managed.KAFKA, config=config, expansion_service=expansion(job)))
   with beam.Pipeline(options=options(job)) as p:
     _ = (
         p
         | beam.managed.Read(
             beam.managed.KAFKA,
             config={**config, 'consumer_config_updates': {'trestle.stop': 'now'}},
-            expansion_service=job)
+            expansion_service=expansion(job))
         | beam.Map(lambda row: row.payload.decode())
         | beam.io.WriteToText(out))
 
