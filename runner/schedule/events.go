@@ -169,10 +169,13 @@ func (c *call) free(j *catalog.Job, dataset, lo, hi int) []Action {
 	held := map[string][]jobgraph.Partition{} // for look-ups
 	for i := lo; i < hi; i++ {
 		t := &tasks[i]
-		if !js.available(dataset, i, t) || len(c.seen.managers) == 0 {
+		if !js.available(dataset, i, t) {
 			continue
 		}
 		js.lose(dataset, i, t.Attempt)
+		if len(c.seen.managers) == 0 {
+			continue // it is in an object store, and goes with its job
+		}
 		name := t.Done.TaskManager
 		if c.seen.manager(name) == nil {
 			name = c.seen.managers[0].name // it outlived its writer: anyone can free it

@@ -128,6 +128,7 @@ func (e known) decide(c *call) {
 		if j.State == catalog.Cancelling {
 			continue
 		}
+		c.releaseAllRead(j)
 		seeds := append(c.orphans(j, told), c.missing(j)...)
 		seeds = append(seeds, c.unqueued(j)...)
 		if len(seeds) > 0 {
@@ -139,6 +140,17 @@ func (e known) decide(c *call) {
 		f.decide(c)
 	}
 	c.releaseAgain()
+}
+
+// releaseAllRead frees again what all have read of a job. Whether an earlier
+// leader freed it is told by TaskManagers, but by nobody for an object store: a
+// task that has to run again must not rely on it.
+func (c *call) releaseAllRead(j *catalog.Job) {
+	for _, d := range j.Graph.Datasets {
+		if c.readAll(j, d.ID) {
+			c.release(j, d.ID)
+		}
+	}
 }
 
 // releaseAgain frees what jobs that have ended not long ago may have left with

@@ -21,12 +21,13 @@ type sim struct {
 	shadow   *catalog.State // the fold of the records as the journal gives them back
 	managers map[string]map[int][]simTask
 	slots    map[string]int
-	held     map[heldKey]string                // partition → manager
+	held     map[heldKey]string                // partition → manager, or "" for the object store
 	queues   map[HeldQueue]string              // → manager
 	read     map[runKey][]Input                // what an attempt was told to read
 	finished map[runKey]bool                   // attempts that ended well
 	starts   map[runKey]int                    // how often an attempt was started
 	jobs     map[catalog.JobID]*jobgraph.Graph // submitted
+	stopped  map[catalog.JobID]bool            // asked to stop
 	faults   bool
 }
 
@@ -55,8 +56,12 @@ func runSim(t *rapid.T, faults bool) {
 		t: t, world: *newWorld(), shadow: catalog.NewState(), faults: faults,
 		managers: map[string]map[int][]simTask{}, slots: map[string]int{}, held: map[heldKey]string{}, queues: map[HeldQueue]string{},
 		read: map[runKey][]Input{}, finished: map[runKey]bool{}, starts: map[runKey]int{}, jobs: map[catalog.JobID]*jobgraph.Graph{},
+		stopped: map[catalog.JobID]bool{},
 	}
 	s.world.policy = Policy{TargetBytes: 100, LeastBytes: 10, TasksPerSlot: 3, KeyGroups: 8, SpreadGroups: 5, Losses: 1 << 30, SlowAfter: -1}
+	if faults {
+		s.world.policy.SlowAfter = rapid.SampledFrom([]time.Duration{-1, time.Second}).Draw(t, "slow after")
+	}
 	for i := range rapid.IntRange(1, 3).Draw(t, "managers") {
 		s.join(fmt.Sprintf("m%d", i), rapid.IntRange(1, 3).Draw(t, "slots"))
 	}
@@ -181,21 +186,6 @@ func (s *sim) decide() {
 	s.checkFreed()
 }
 
-// checkFreed checks that nothing is kept that nobody will read.
-func (s *sim) checkFreed() {
-	for k := range s.held {
-		j := s.world.state.Job(k.job)
-		d := j.Dataset(k.dataset)
-		t := task(j, catalog.TaskID{Stage: d.Producer, Index: k.Index})
-		s.must(t != nil && t.Attempt == k.Attempt, "%v is kept of an attempt that was given up", k)
-		wanted := !j.Stages[j.StageAt(d.Producer)].Complete()
-		for _, consumer := range d.Consumers {
-			wanted = wanted || !j.Stages[j.StageAt(consumer)].Complete() || d.Exchange == jobgraph.Blocking && !regionComplete(j, j.RegionOf(j.StageAt(consumer)))
-		}
-		s.must(wanted, "%v is kept, and all have read it", k)
-	}
-}
-
 func (s *sim) start(a Start) {
 	m := s.managers[a.TaskManager]
 	s.must(m != nil && a.Slot < s.slots[a.TaskManager], "%s: no such slot", a)
@@ -206,7 +196,8 @@ func (s *sim) start(a Start) {
 		s.starts[key]++
 		s.must(s.starts[key] == 1, "%v was started twice", key)
 		for _, r := range s.running() {
-			s.must(r.job != a.Job || r.id.Stage != t.ID.Stage || r.id.Index != t.ID.Index, "%v was started beside %v", key, r.runKey)
+			same := r.job == a.Job && r.id.Stage == t.ID.Stage && r.id.Index == t.ID.Index
+			s.must(!same || s.second(a.Job, t.ID) && r.manager != a.TaskManager, "%v was started beside %v", key, r.runKey)
 		}
 		fed := s.checkQueue(a, t)
 		for _, in := range append(slices.Clone(t.Inputs), t.SideInputs...) {
@@ -231,25 +222,10 @@ func (s *sim) start(a Start) {
 	}
 }
 
-// checkQueue checks that the tasks of a stage are told of one queue, which is
-// there, which it tells, or begins with them.
-func (s *sim) checkQueue(a Start, t TaskSpec) (there bool) {
-	if s.jobs[a.Job].Stage(t.ID.Stage).Root != jobgraph.RootRestrictions {
-		s.must(t.QueueAt == "", "%s has no queue", t.ID)
-		return false
-	}
-	s.must(s.managers[t.QueueAt] != nil, "%s: %s keeps the queue, and is gone", t.ID, t.QueueAt)
-	q := HeldQueue{a.Job, t.ID.Stage, t.Queue}
-	if at, there := s.queues[q]; there {
-		s.must(at == t.QueueAt, "%s is told of a queue at %s, others of one at %s", t.ID, t.QueueAt, at)
-		return true
-	}
-	s.must(t.QueueAt == a.TaskManager, "%s is the first, and is told of a queue at %s", t.ID, t.QueueAt)
-	for _, st := range s.world.state.Job(a.Job).Stages {
-		s.must(st.Stage != t.ID.Stage || st.Finished == 0, "%s begins a queue, and others have finished", t.ID)
-	}
-	s.queues[q] = t.QueueAt
-	return false
+// second reports whether the attempt is one that was let run beside another.
+func (s *sim) second(job catalog.JobID, id catalog.TaskID) bool {
+	t := task(s.world.state.Job(job), id)
+	return t != nil && t.Second > 0 && t.Second == id.Attempt
 }
 
 // end takes a task from where it runs.
@@ -288,7 +264,7 @@ func (s *sim) step() {
 	w := &s.world
 	w.now = w.now.Add(time.Duration(rapid.IntRange(0, 3).Draw(s.t, "seconds")) * time.Second)
 	running := s.running()
-	what := rapid.IntRange(0, 9).Draw(s.t, "what")
+	what := rapid.IntRange(0, 10).Draw(s.t, "what")
 	switch {
 	case what <= 4 && len(running) > 0:
 		s.finish(running[rapid.IntRange(0, len(running)-1).Draw(s.t, "task")])
@@ -309,8 +285,21 @@ func (s *sim) step() {
 		s.join(name, rapid.IntRange(1, 3).Draw(s.t, "slots"))
 	case what == 8:
 		s.restart(rapid.Bool().Draw(s.t, "with its TaskManagers"))
+	case what == 9:
+		s.again(rapid.SampledFrom(slices.Sorted(maps.Keys(s.managers))).Draw(s.t, "manager"))
+	case what == 10:
+		s.stop(rapid.SampledFrom(slices.Sorted(maps.Keys(s.jobs))).Draw(s.t, "job"))
 	}
 	s.decide()
+}
+
+// stop asks for a job's end, if there is still one to be had.
+func (s *sim) stop(id catalog.JobID) {
+	if j := s.world.state.Job(id); j.State.Terminal() {
+		return
+	}
+	s.stopped[id] = true
+	s.world.seen.StopRequested(&catalog.StopRequested{Job: id, At: s.world.now, Mode: catalog.StopCancel})
 }
 
 func (s *sim) vanish(name string) {
@@ -321,7 +310,9 @@ func (s *sim) vanish(name string) {
 
 // losePartition lets a running task find that something it reads is gone.
 func (s *sim) losePartition(k where) {
-	if t := task(s.world.state.Job(k.job), k.id); t == nil || t.Attempt != k.id.Attempt {
+	if j := s.world.state.Job(k.job); j.State.Terminal() || j.State == catalog.Cancelling {
+		return
+	} else if t := task(j, k.id); t == nil || t.Attempt != k.id.Attempt {
 		return // it is to stop, and nobody listens to it any more
 	}
 	for _, in := range s.read[k.runKey] {
@@ -359,35 +350,47 @@ func (s *sim) restart(withAll bool) {
 			s.join(name, s.slots[name])
 			continue
 		}
-		var runs []RunningTask
-		for slot, tasks := range s.managers[name] {
-			for _, t := range tasks {
-				runs = append(runs, RunningTask{t.job, t.id, slot})
-			}
-		}
-		var held []Held
-		for k, m := range s.held {
-			if m == name {
-				held = append(held, Held{k.job, k.dataset, []jobgraph.Partition{k.Partition}})
-			}
-		}
-		var queues []HeldQueue
-		for q, m := range s.queues {
-			if m == name {
-				queues = append(queues, q)
-			}
-		}
-		w.seen.Joined(name, s.slots[name], runs, held, queues)
+		s.again(name)
 	}
 	w.seen.Known(w.now)
 }
 
+// again has a TaskManager tell what it has, whether or not that is known.
+func (s *sim) again(name string) {
+	var runs []RunningTask
+	for _, slot := range slices.Sorted(maps.Keys(s.managers[name])) {
+		for _, t := range s.managers[name][slot] {
+			runs = append(runs, RunningTask{t.job, t.id, slot})
+		}
+	}
+	var held []Held
+	for k, m := range s.held {
+		if m == name {
+			held = append(held, Held{k.job, k.dataset, []jobgraph.Partition{k.Partition}})
+		}
+	}
+	var queues []HeldQueue
+	for q, m := range s.queues {
+		if m == name {
+			queues = append(queues, q)
+		}
+	}
+	s.world.seen.Joined(name, s.slots[name], runs, held, queues)
+}
+
 func (s *sim) finish(k where) {
-	r := &catalog.TaskFinished{Job: k.job, Task: k.id, Ended: s.world.now}
+	r := &catalog.TaskFinished{Job: k.job, Task: k.id, TaskManager: k.manager, Ended: s.world.now}
+	if at := s.world.seen.running[k.runKey]; at != nil {
+		r.Started = at.since
+	}
 	for _, id := range s.jobs[k.job].Stage(k.id.Stage).Outputs {
 		n := rapid.Int64Range(0, 200).Draw(s.t, "bytes")
-		r.Outputs = append(r.Outputs, catalog.Output{Dataset: id, Bytes: n, Sketch: catalog.SketchOf([]int64{n / 2, 0, n / 2}), Durable: catalog.OnDisk})
-		s.held[heldKey{k.job, id, jobgraph.Partition{Index: k.id.Index, Attempt: k.id.Attempt}}] = k.manager
+		durable, at := catalog.OnDisk, k.manager
+		if s.jobs[k.job].Dataset(id).Exchange == jobgraph.Blocking && s.faults && rapid.Bool().Draw(s.t, "in the object store") {
+			durable, at = catalog.InBlob, ""
+		}
+		r.Outputs = append(r.Outputs, catalog.Output{Dataset: id, Bytes: n, Sketch: catalog.SketchOf([]int64{n / 2, 0, n / 2}), Durable: durable})
+		s.held[heldKey{k.job, id, jobgraph.Partition{Index: k.id.Index, Attempt: k.id.Attempt}}] = at
 	}
 	s.end(k.runKey)
 	s.finished[k.runKey] = true
@@ -408,59 +411,6 @@ func (s *sim) finishAll() {
 		}
 		s.decide()
 		s.must(len(s.running()) > 0 || len(s.world.state.Active()) == 0 || round < 9_000, "nothing runs:\n%s", s.world.state)
-	}
-}
-
-// check looks at the whole when all is over.
-func (s *sim) check() {
-	s.must(s.shadow.Hash() == s.world.state.Hash(), "the journal tells another story:\n%s\n%s", s.shadow, s.world.state)
-	s.must(len(s.held) == 0, "partitions are left: %v", s.held)
-	for _, j := range s.world.state.Jobs() {
-		s.must(j.State == catalog.Done, "job %s is %s", j.ID, j.State)
-		for i, st := range j.Stages {
-			for index := range st.Tasks {
-				id := catalog.TaskID{Stage: st.Stage, Index: index, Attempt: st.Tasks[index].Attempt}
-				s.must(s.finished[runKey{j.ID, id}], "%s counts as done, but never ended", id)
-				s.must(s.faults || id.Attempt == 0, "%s ran again without need", id)
-			}
-			s.checkReads(j, i)
-		}
-	}
-}
-
-// checkReads checks that the stage has read each of its inputs exactly once,
-// as the last attempts of its producers wrote it.
-func (s *sim) checkReads(j *catalog.Job, stage int) {
-	spec, st := j.Graph.Stages[stage], j.Stages[stage]
-	for _, id := range spec.Inputs {
-		d := j.Dataset(id)
-		times := map[[2]int]int{} // partition, sub-partition
-		subs := 1
-		for index := range st.Tasks {
-			key := runKey{j.ID, catalog.TaskID{Stage: st.Stage, Index: index, Attempt: st.Tasks[index].Attempt}}
-			for _, in := range s.read[key] {
-				if in.Dataset != id {
-					continue
-				}
-				for _, p := range in.Partitions {
-					want := task(j, catalog.TaskID{Stage: d.Producer, Index: p.Index}).Attempt
-					s.must(p.Attempt == want, "%v has read %s/%d#%d, but #%d counts", key, id, p.Index, p.Attempt, want)
-					for sub := in.Lo; sub < in.Hi; sub++ {
-						times[[2]int{p.Index, sub}]++
-					}
-				}
-				subs = max(subs, in.Hi)
-			}
-		}
-		want := 1
-		if spec.Root == jobgraph.RootRestrictions {
-			want = len(st.Tasks) // they share one queue
-		}
-		for p := range j.Stages[j.StageAt(d.Producer)].Tasks {
-			for sub := range subs {
-				s.must(times[[2]int{p, sub}] == want, "sub-partition %d of %s/%d was read %d times by %s, not %d", sub, id, p, times[[2]int{p, sub}], st.Stage, want)
-			}
-		}
 	}
 }
 
