@@ -17,7 +17,8 @@ func wordcountTable(results []result) table {
 	return costTable(results, table{
 		title: "Python word count",
 		note: fmt.Sprintf("The SDK's own example, PROCESS workers, %d where the runner can have several. Every count is compared with a plain count in Go. "+
-			"The limit includes the client's CPU, 2 to 3 seconds of imports.", pythonWorkers),
+			"The limit includes the client's CPU, about 2 seconds of imports. Clients of job services run with the SDK's experiment "+
+			"disable_logging_submission_environment: without it they run pip for half a second before they submit, which FnApiRunner's never do.", pythonWorkers),
 	})
 }
 

@@ -76,7 +76,9 @@ func (w *workshop) wordcount(s *server, boot, input, out string) (*exec.Cmd, err
 	} else {
 		args = append(args, "--runner=PortableRunner", "--job_endpoint="+s.endpoint, "--environment_type=PROCESS",
 			fmt.Sprintf(`--environment_config={"command": %q}`, boot),
-			fmt.Sprintf("--sdk_worker_parallelism=%d", pythonWorkers))
+			fmt.Sprintf("--sdk_worker_parallelism=%d", pythonWorkers),
+			// FnApiRunner's clients don't list their packages either.
+			"--experiments=disable_logging_submission_environment")
 	}
 	cmd := exec.Command(w.python, args...)
 	// FnApiRunner starts "python" from the path.

@@ -413,7 +413,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			// The bundle may be as good as done, above all where halves of one
 			// element end together: a split would come too late then, and Go's SDK
 			// takes half a second to say so. At its beginning there is no such doubt.
-			again = time.After(min(time.Since(began), splitGrace))
+			again = time.After(splitWait(time.Since(began)))
 		case <-again:
 			again = nil
 			if r.StillHungry() {

@@ -31,8 +31,10 @@ const (
 	// up with it. Then the end is near, and asking again soon would do it again.
 	splitSlow = 300 * time.Millisecond
 	// splitGrace is how long a bundle that has run for a while may go on before
-	// it is split for a task that begins to wait.
+	// it is split for a task that begins to wait. One that has run for splitLong is
+	// not likely to end in the very next moment.
 	splitGrace = 150 * time.Millisecond
+	splitLong  = time.Second
 	// obituaryWait is how long a lost worker's last words are waited for.
 	obituaryWait = 2 * time.Second
 )
@@ -110,6 +112,15 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input, keep flo
 	}
 	r.GiveBack(kept, given)
 	return true, nil
+}
+
+// splitWait is how long a bundle that has run for so long is left alone when a
+// task begins to wait.
+func splitWait(ran time.Duration) time.Duration {
+	if ran >= splitLong {
+		return 0
+	}
+	return min(ran, splitGrace)
 }
 
 // atEnd reports whether an answer says that all elements are done and there is

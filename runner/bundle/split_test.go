@@ -141,3 +141,17 @@ func TestReadOn(t *testing.T) {
 		}
 	}
 }
+
+// Only a bundle that has run for a while, but not for long, is left alone for the
+// whole grace.
+func TestSplitWait(t *testing.T) {
+	for ran, want := range map[time.Duration]time.Duration{
+		10 * time.Millisecond:  10 * time.Millisecond,
+		500 * time.Millisecond: splitGrace,
+		3 * time.Second:        0,
+	} {
+		if got := splitWait(ran); got != want {
+			t.Errorf("a bundle that has run for %v waits %v, want %v", ran, got, want)
+		}
+	}
+}

@@ -242,7 +242,7 @@ func (q *queue) take(ctx context.Context, log *taskLog) (got *pulled, next time.
 			}
 			continue
 		}
-		if got, next = q.ripe(log.index); got != nil || q.drained && len(q.back) == 0 || q.reading {
+		if got, next = q.ripe(log); got != nil || q.drained && len(q.back) == 0 || q.reading {
 			return got, next, nil
 		}
 		if err := q.read(ctx); err != nil {
@@ -251,12 +251,10 @@ func (q *queue) take(ctx context.Context, log *taskLog) (got *pulled, next time.
 	}
 }
 
-// ripe takes out a share of what the task may do now: of R restrictions one of
-// P tasks takes ⌈R/P⌉, so that bundles are few while there is much to do, and
-// small at the end (Polychronopoulos and Kuck, "Guided Self-Scheduling", 1987).
-// What a task has not begun comes back when another one has nothing.
-func (q *queue) ripe(index int) (got *pulled, next time.Time) {
-	want := min((len(q.items)+q.tasks-1)/q.tasks, maxPull)
+// ripe takes out a share of what the task may do now. What a task has not begun
+// comes back when another one has nothing.
+func (q *queue) ripe(log *taskLog) (got *pulled, next time.Time) {
+	index, want := log.index, min(q.share(log), maxPull)
 	now := time.Now()
 	bytes := 0
 	keep := q.items[:0]
@@ -282,6 +280,24 @@ func (q *queue) ripe(index int) (got *pulled, next time.Time) {
 	clear(q.items[len(keep):])
 	q.items = keep
 	return got, next
+}
+
+// share is how many restrictions of those at hand a task takes. Its first share
+// is one of equal ones for all tasks that have none yet: the end of a bundle costs
+// the SDK something, so the fewer the better. Who comes again takes one part in P
+// of P tasks, so that bundles are small at the end (Polychronopoulos and Kuck,
+// "Guided Self-Scheduling", 1987).
+func (q *queue) share(log *taskLog) int {
+	among := q.tasks
+	if log.number == 0 {
+		for _, other := range q.logs {
+			if other.number > 0 {
+				among--
+			}
+		}
+	}
+	among = max(1, among)
+	return (len(q.items) + among - 1) / among
 }
 
 // wait sleeps until something changes or the next item is due. A task that
