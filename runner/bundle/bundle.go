@@ -214,6 +214,9 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 	if err == nil {
 		err = r.checkRead(in, b, resp)
 	}
+	if err == nil {
+		err = r.checkRoots(b, nil, resp.GetResidualRoots())
+	}
 	if err != nil {
 		out.abort()
 		st.Abort()

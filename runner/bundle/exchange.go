@@ -97,6 +97,9 @@ func (r *Runner) split(ctx context.Context, b *fnapi.Bundle, in *Input, keep flo
 	if in.atEnd(resp) {
 		return false, nil
 	}
+	if err := r.checkRoots(b, resp.GetPrimaryRoots(), resp.GetResidualRoots()); err != nil {
+		return false, err
+	}
 	kept, given, ok := in.narrow(resp)
 	if !ok {
 		// The worker has given up something, and we don't know what.
