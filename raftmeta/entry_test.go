@@ -1,6 +1,7 @@
 package raftmeta
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -101,5 +102,33 @@ func TestBatches(t *testing.T) {
 	}
 	if err := apply(again, 3, entries[len(entries)-1]); err != nil || jobs(again) != len(records) {
 		t.Errorf("after a snapshot in its midst: %v, %d jobs", err, jobs(again))
+	}
+}
+
+// One record may be larger than an entry, such as what the sources of a job are to
+// read: it travels in several, none of which holds up the log.
+func TestLargeRecord(t *testing.T) {
+	noise := make([]byte, 4<<20)
+	for i := range noise {
+		noise[i] = byte(rand.IntN(256))
+	}
+	entries, err := encodeBatch(3, []catalog.Record{&catalog.InputBound{Job: "j", Stage: "s1", Bounds: noise}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var payload []byte
+	for i, data := range entries {
+		if len(data) > 512<<10 {
+			t.Errorf("an entry of %d bytes", len(data))
+		}
+		e, err := decodeEntry(data)
+		if err != nil || int(e.part) != i || e.first != (i == 0) || e.last != (i == len(entries)-1) {
+			t.Fatalf("entry %d of %d: part %d, %v", i, len(entries), e.part, err)
+		}
+		payload = append(payload, e.payload...)
+	}
+	records, err := decodeBatch(payload)
+	if err != nil || len(records) != 1 || !bytes.Equal(records[0].(*catalog.InputBound).Bounds, noise) {
+		t.Errorf("%d records, %v", len(records), err)
 	}
 }
