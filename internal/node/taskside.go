@@ -82,7 +82,7 @@ func newTaskSide(cfg taskSideConfig) (*taskSide, error) {
 	lanes := workerLanes(cfg.Slots)
 	var err error
 	var addr string
-	if s.server, addr, err = listenFnAPI(lanes, cfg.Log); err != nil {
+	if s.server, addr, err = listenFnAPI(dataListeners(cfg.Slots), cfg.Log); err != nil {
 		return nil, err
 	}
 	ep := &endpoints{server: s.server, addr: addr, artifacts: cfg.Artifacts, stored: s.stored, log: cfg.Messages}

@@ -182,5 +182,9 @@ func (j jobArtifacts) Open(ctx context.Context, a *pipepb.ArtifactInformation) (
 
 // workerLanes is how many bundles one worker may have at a time: more than
 // tasks will ever ask for, because a task that waits for a lane while another
-// waits for its output would wait for ever.
-func workerLanes(slots int) int { return max(8, 4*slots) }
+// waits for its output would wait for ever. Bundles that run apart may have the
+// rest.
+func workerLanes(slots int) int { return 3 * dataListeners(slots) }
+
+// dataListeners is how many of them have a data stream of their own.
+func dataListeners(slots int) int { return max(8, 4*slots) }

@@ -89,7 +89,8 @@ type State interface {
 	Abort()
 }
 
-// A Runner runs the bundles of one task. Its methods are for one goroutine.
+// A Runner runs the bundles of one task. Its methods are for one goroutine; its
+// functions are called from several where bundles run apart.
 type Runner struct {
 	Program *Program
 	Dests   map[jobgraph.DatasetID]*Dest
@@ -103,8 +104,9 @@ type Runner struct {
 	// Committed takes the metrics of a bundle that has committed.
 	Committed func(set *metrics.Set)
 	// Attempted is given the metrics of a running bundle now and then, and nil
-	// when it has ended; may be nil.
-	Attempted func(infos *metrics.Set)
+	// when it has ended; may be nil. Bundles that run at once have different
+	// parts: 0, 1, 2, …
+	Attempted func(part int, infos *metrics.Set)
 	// Hungry gives a token when another task begins to wait for work, and
 	// StillHungry tells whether one waits; only restrictions are split for it.
 	// GiveBack takes what a split keeps of the bundle's items and what it leaves
@@ -123,6 +125,7 @@ type Runner struct {
 	UserTries, WorkerTries int
 
 	lease Lease
+	index int // among the bundles that run at once
 }
 
 // Close gives the worker back.
@@ -406,7 +409,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 			}
 		case a := <-wait:
 			if r.Attempted != nil {
-				r.Attempted(nil)
+				r.Attempted(r.index, nil)
 			}
 			if a.err == nil {
 				a.err = broken // it may have come too late to abort

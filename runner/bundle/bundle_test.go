@@ -280,7 +280,7 @@ func TestDeafToProgress(t *testing.T) {
 			return c.Emit(c.Sinks[0], chunk)
 		}
 	}})
-	r.runner.Attempted = func(*metrics.Set) {}
+	r.runner.Attempted = func(int, *metrics.Set) {}
 	if _, err := r.run("a:1"); err != nil {
 		t.Fatal(err)
 	}

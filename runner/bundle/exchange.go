@@ -253,6 +253,6 @@ func (r *Runner) progress(ctx context.Context, b *fnapi.Bundle) {
 	}
 	set := new(metrics.Set)
 	if r.addMetrics(ctx, set, resp.GetMonitoringInfos(), resp.GetMonitoringData()) == nil {
-		r.Attempted(set)
+		r.Attempted(r.index, set)
 	}
 }

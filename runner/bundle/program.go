@@ -23,6 +23,7 @@ const (
 	urnSource       = "beam:runner:source:v1"
 	urnSink         = "beam:runner:sink:v1"
 	urnEmbedRequest = "beam:protocol:control_request_elements_embedding:v1"
+	urnMultiCore    = "beam:protocol:multi_core_bundle_processing:v1"
 	// versionGo begins a capability of Go's SDK.
 	versionGo = "beam:version:sdk_base:go"
 
@@ -61,10 +62,11 @@ type Program struct {
 	// Stream is set in a streaming plan.
 	Stream *Stream
 
-	datasets map[jobgraph.DatasetID]*jobgraph.Dataset
-	sinkIDs  []string
-	template *fnpb.ProcessBundleDescriptor
-	shortIDs sync.Map // worker id → *metrics.Names; as many as the job has workers
+	multiCore bool // the SDK says that one worker uses all cores
+	datasets  map[jobgraph.DatasetID]*jobgraph.Dataset
+	sinkIDs   []string
+	template  *fnpb.ProcessBundleDescriptor
+	shortIDs  sync.Map // worker id → *metrics.Names; as many as the job has workers
 }
 
 // A Sink is one collection that leaves the worker.
@@ -161,6 +163,7 @@ func (c *compiler) compile(plan *fusion.Plan) error {
 	env := c.comps.GetEnvironments()[c.p.Stage.Environment]
 	c.p.Large = slices.Contains(env.GetCapabilities(), coders.URNStateBackedIterable)
 	c.p.Embed = slices.Contains(env.GetCapabilities(), urnEmbedRequest)
+	c.p.multiCore = slices.Contains(env.GetCapabilities(), urnMultiCore)
 	c.p.OneMark = slices.ContainsFunc(env.GetCapabilities(), func(has string) bool { return strings.HasPrefix(has, versionGo) })
 
 	input, err := c.windowedID(c.p.Stage.Collection, c.p.Node.Root == jobgraph.RootGroup && c.p.Large)

@@ -16,9 +16,9 @@ type counts struct {
 	reached                                    atomic.Pointer[Watermarks] // nil unless it streams
 
 	mu        sync.Mutex
-	committed *metrics.Set // of the bundles that have committed
-	underWay  *metrics.Set // of the bundle that runs, as it last told; may be nil
-	reads     string       // collections whose elements are counted in underWay
+	committed *metrics.Set            // of the bundles that have committed
+	underWay  [mostApart]*metrics.Set // of the bundles that run, as they last told; nil: none
+	reads     string                  // collections whose elements are counted in underWay
 	writes    []string
 }
 
@@ -48,12 +48,12 @@ func (c *counts) commit(set *metrics.Set) {
 	c.committed.Merge(set)
 }
 
-// attempted takes the metrics of the running bundle, nil at its end. The set
-// is c's from now on.
-func (c *counts) attempted(set *metrics.Set) {
+// attempted takes the metrics of a running bundle, nil at its end. The set is
+// c's from now on.
+func (c *counts) attempted(part int, set *metrics.Set) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.underWay = set
+	c.underWay[part] = set
 }
 
 // reach notes watermarks. Only the task calls it.
@@ -64,8 +64,8 @@ func (c *counts) reach(w Watermarks) {
 }
 
 // progress tells the task's counts with the metrics that were committed and
-// those of the bundle under way. Of that, elements are known as far as the
-// worker has told; bytes count when it has ended.
+// those of the bundles under way. Of these, elements are known as far as the
+// worker has told; bytes count when they have ended.
 func (c *counts) progress(id ID) *Progress {
 	p := &Progress{
 		ID:      id,
@@ -77,12 +77,15 @@ func (c *counts) progress(id ID) *Progress {
 	defer c.mu.Unlock()
 	all := new(metrics.Set)
 	all.Merge(c.committed)
-	if c.underWay != nil {
-		all.Merge(c.underWay)
-		n, _ := c.underWay.ElementCount(c.reads)
+	for _, set := range c.underWay {
+		if set == nil {
+			continue
+		}
+		all.Merge(set)
+		n, _ := set.ElementCount(c.reads)
 		p.InElements += n
 		for _, w := range c.writes {
-			n, _ := c.underWay.ElementCount(w)
+			n, _ := set.ElementCount(w)
 			p.OutElements += n
 		}
 	}

@@ -142,13 +142,7 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 			}
 		}
 		goesOn = in.more()
-		res, err := br.Run(ctx, b)
-		if err == nil {
-			err = timers.take(res.Timers)
-		}
-		if err == nil {
-			err = timers.expire(b, r.prog.Input)
-		}
+		err = r.batch(ctx, br, b, timers)
 		in.release()
 		if err == nil && !goesOn {
 			err = r.settle(ctx, br, timers)
@@ -156,11 +150,33 @@ func (r *run) batches(ctx context.Context, br *bundle.Runner) error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// batch runs one bundle of bounded input, in parts where that is quicker.
+func (r *run) batch(ctx context.Context, br *bundle.Runner, in *bundle.Input, timers *pending) error {
+	parts, err := r.split(in)
+	if err != nil {
+		return err
+	}
+	if len(parts) > 1 { // they are copies
+		r.m.cfg.Budget.Take(in.Bytes)
+		defer r.m.cfg.Budget.Give(in.Bytes)
+	}
+	results, err := br.RunApart(ctx, parts)
+	if err != nil {
+		return err
+	}
+	for _, res := range results {
 		if len(res.Residuals) > 0 {
 			return fmt.Errorf("a worker gave back part of a bundle that can't be split")
 		}
 		r.live.add(res)
+		if err := timers.take(res.Timers); err != nil {
+			return err
+		}
 	}
+	return timers.expire(in, r.prog.Input)
 }
 
 // restrictions works through the stage's queue with the other tasks.

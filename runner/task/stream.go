@@ -383,26 +383,45 @@ func (s *stream) flush(ctx context.Context) error {
 	if r, ok := s.root.(*restrictions); ok {
 		return r.queue(b.chunk)
 	}
-	_, err := s.bundle(ctx, &bundle.Input{Chunks: [][]byte{b.chunk}, Elements: b.count, Bytes: int64(len(b.chunk))})
-	return err
+	parts, err := s.r.split(&bundle.Input{Chunks: [][]byte{b.chunk}, Elements: b.count, Bytes: int64(len(b.chunk))})
+	if err != nil {
+		return err
+	}
+	return s.bundles(ctx, parts)
 }
 
 // bundle runs one bundle to its commit.
 func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, error) {
-	s.r.tokens.keys++
-	began := element.Timestamp(time.Now().UnixMilli())
+	s.r.tokens.keys.Add(1)
 	res, err := s.br.Run(ctx, in)
 	s.br.Close()
 	if err != nil {
 		return nil, err
 	}
-	if k, ok := s.root.(*keyed); ok {
-		if err := k.timers.take(res.Timers, began, element.Timestamp(time.Now().UnixMilli())); err != nil {
-			return nil, err
-		}
-	}
 	s.r.live.add(res)
 	return res, nil
+}
+
+// bundles runs bundles that share no key, at once, and applies the timers that
+// they set when all have committed.
+func (s *stream) bundles(ctx context.Context, parts []*bundle.Input) error {
+	s.r.tokens.keys.Add(1)
+	began := element.Timestamp(time.Now().UnixMilli())
+	results, err := s.br.RunApart(ctx, parts)
+	s.br.Close()
+	if err != nil {
+		return err
+	}
+	ended := element.Timestamp(time.Now().UnixMilli())
+	for _, res := range results {
+		if k, ok := s.root.(*keyed); ok {
+			if err := k.timers.take(res.Timers, began, ended); err != nil {
+				return err
+			}
+		}
+		s.r.live.add(res)
+	}
+	return nil
 }
 
 // tell says downstream how far the task is.

@@ -2,11 +2,13 @@ package task_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"trestle/coders"
@@ -183,72 +185,112 @@ func TestStreamGroupsOnDisk(t *testing.T) {
 	}
 }
 
+// stateHow is how TestStreamStateOnDisk runs its pipeline.
+type stateHow struct {
+	memory int64
+	tasks  int
+	apart  bool
+	fails  string
+}
+
+const stateKeys = 3000
+
 // A key's state and timers are the same whether memory holds them or next to
-// none of them, and whether one task has all keys or three have a share each: each
-// timer fires once, and finds all that was remembered.
+// none of them, whether one task has all keys or three have a share each, and
+// whether bundles run one after another or apart, at once, of which some fail:
+// each timer fires once, and finds all that was remembered.
 func TestStreamStateOnDisk(t *testing.T) {
-	const keys = 3000
-	want := map[string]int{}
-	for k := range keys {
+	for _, how := range []stateHow{
+		{256 << 20, 1, false, ""}, {4 << 20, 1, false, ""}, {256 << 20, 3, false, ""},
+		{256 << 20, 1, true, ""}, {4 << 20, 1, true, ""}, {256 << 20, 2, true, "code"}, {256 << 20, 1, true, "worker"},
+	} {
+		t.Run(fmt.Sprintf("%+v", how), func(t *testing.T) { testStreamState(t, how) })
+	}
+}
+
+func testStreamState(t *testing.T, how stateHow) {
+	got, want := newTally(), map[string]int{}
+	for k := range stateKeys {
 		want[fmt.Sprintf("k%d t@%d a%d+b%d", k, k%1000, k, k)]++
 		want[fmt.Sprintf("k%d t@%d a%d+b%d+again", k, 2000+k%7, k, k)]++
 	}
-	type how struct {
-		memory int64
-		tasks  int
+	edit := []func(*pipepb.Pipeline){unbounded}
+	if how.apart {
+		edit = append(edit, bundletest.Capable("beam:protocol:multi_core_bundle_processing:v1"))
 	}
-	for _, how := range []how{{256 << 20, 1}, {4 << 20, 1}, {256 << 20, 3}} {
-		t.Run(fmt.Sprint(how.memory>>20, " MiB, ", how.tasks, " tasks"), func(t *testing.T) {
-			got := newTally()
-			var r *rig
-			r = newRig(t, keyed, options{
-				budget: how.memory, edit: []func(*pipepb.Pipeline){unbounded},
-				fns: map[string]bundletest.Fn{
-					"Make": func(c *bundletest.Call, _ *coders.Value) error {
-						for _, what := range "ab" {
-							for k := range keys {
-								if err := c.Emit("b", bundletest.Element(element.Timestamp(k%1000), fmt.Sprint("k", k), fmt.Sprintf("%c%d", what, k))); err != nil {
-									return err
-								}
-							}
-						}
-						return nil
-					},
-					"State": func(c *bundletest.Call, v *coders.Value) error {
-						key := bundletest.Word(v.Key())
-						if err := remember(c, key, bundletest.Word(v.KVValue())); err != nil {
-							return err
-						}
-						return set(c, key, fmt.Sprintf("t x@%d", v.Timestamp()))
-					},
-				},
-				worker: func(_ int, h *fnapitest.Harness) {
-					h.ProcessTimers = onTimer(&r, func(c *bundletest.Call, family, key, _ string, at int) error {
-						all, err := recall(c, key)
-						if err != nil {
-							return err
-						}
-						got.note(fmt.Sprintf("%s %s@%d %s", key, family, at, all))
-						if at >= 2000 {
-							return nil
-						}
-						var k int
-						fmt.Sscanf(key, "k%d", &k)
-						if err := remember(c, key, "again"); err != nil {
-							return err
-						}
-						return set(c, key, fmt.Sprintf("t x@%d", 2000+k%7))
-					})
-				},
-				config: func(c *task.Config) { c.BundleElements = 500 },
+	together := meeting{met: make(chan struct{})}
+	var calls atomic.Int64
+	var r *rig
+	r = newRig(t, keyed, options{
+		budget: how.memory, edit: edit,
+		fns: map[string]bundletest.Fn{
+			"Make": makeState,
+			"State": func(c *bundletest.Call, v *coders.Value) error {
+				if how.apart {
+					together.await()
+				}
+				if n := calls.Add(1); n == 700 && how.fails != "" {
+					if how.fails == "worker" {
+						r.workers.Harness(0).Die()
+					}
+					return errors.New("boom")
+				}
+				key := bundletest.Word(v.Key())
+				if err := remember(c, key, bundletest.Word(v.KVValue())); err != nil {
+					return err
+				}
+				return set(c, key, fmt.Sprintf("t x@%d", v.Timestamp()))
+			},
+		},
+		worker: func(_ int, h *fnapitest.Harness) {
+			h.ProcessTimers = onTimer(&r, func(c *bundletest.Call, family, key, _ string, at int) error {
+				return fireState(c, got, family, key, at)
 			})
-			r.stream(how.tasks)
-			got.compare(t, want)
-			if spilled := r.budget.SpilledBytes() > 0; spilled != (how.memory < 100<<20) {
-				t.Errorf("state went to disk: %v", spilled)
-			}
-		})
+		},
+		config: func(c *task.Config) { c.BundleElements = 500 },
+	})
+	r.stream(how.tasks)
+	got.compare(t, want)
+	select {
+	case <-together.met:
+	default:
+		if how.apart {
+			t.Error("no two bundles ran at once")
+		}
 	}
+	if spilled := r.budget.SpilledBytes() > 0; spilled != (how.memory < 100<<20) {
+		t.Errorf("state went to disk: %v", spilled)
+	}
+}
+
+// makeState emits two elements of each key.
+func makeState(c *bundletest.Call, _ *coders.Value) error {
+	for _, what := range "ab" {
+		for k := range stateKeys {
+			if err := c.Emit("b", bundletest.Element(element.Timestamp(k%1000), fmt.Sprint("k", k), fmt.Sprintf("%c%d", what, k))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fireState notes what a timer finds, and sets the first one of a key again.
+func fireState(c *bundletest.Call, got *tally, family, key string, at int) error {
+	all, err := recall(c, key)
+	if err != nil {
+		return err
+	}
+	got.note(fmt.Sprintf("%s %s@%d %s", key, family, at, all))
+	if at >= 2000 {
+		return nil
+	}
+	var k int
+	fmt.Sscanf(key, "k%d", &k)
+	if err := remember(c, key, "again"); err != nil {
+		return err
+	}
+	return set(c, key, fmt.Sprintf("t x@%d", 2000+k%7))
 }
 
 // regroup has two groupings, one behind the other, of what comes from two

@@ -176,6 +176,6 @@ func (b *streamState) Commit() error {
 func (b *streamState) Abort() {
 	if b.user != nil {
 		b.user.Abort()
-		b.s.r.tokens.keys++
+		b.s.r.tokens.keys.Add(1)
 	}
 }

@@ -297,8 +297,8 @@ func (t *streamTimers) fire(ctx context.Context, watermark element.Timestamp) (b
 			return false, t.keys.err
 		}
 	}
-	if in := t.input(&f); len(in.Timers) > 0 {
-		if _, err := t.s.bundle(ctx, in); err != nil {
+	if parts := t.inputs(&f); len(parts) > 0 {
+		if err := t.s.bundles(ctx, parts); err != nil {
 			return false, err
 		}
 	}
@@ -349,22 +349,23 @@ func (t *streamTimers) pull(f *firing, h *wakeHeap[*streamKey], until element.Ti
 	}
 }
 
-// input is what the worker is told of them.
-func (t *streamTimers) input(f *firing) *bundle.Input {
-	in := &bundle.Input{}
-	perFamily := make([][]byte, len(t.families))
+// inputs are what the worker is told of them; of each key there is one.
+func (t *streamTimers) inputs(f *firing) []*bundle.Input {
+	told := make([]*streamTimer, 0, len(f.timers))
 	for _, x := range f.timers {
 		if x.family >= 0 {
-			perFamily[x.family] = append(perFamily[x.family], x.raw...)
-			in.Bytes += int64(len(x.raw))
+			told = append(told, x)
 		}
 	}
-	for i, b := range perFamily {
-		if len(b) > 0 {
-			in.Timers = append(in.Timers, bundle.TimerChunk{Transform: t.families[i].Transform, Family: t.families[i].ID, Bytes: b})
+	var parts []*bundle.Input
+	for _, some := range t.s.r.divide(len(told)) {
+		b := timerBundle{families: t.families}
+		for _, x := range told[some[0]:some[1]] {
+			b.add(x.family, x.raw)
 		}
+		parts = append(parts, b.input())
 	}
-	return in
+	return parts
 }
 
 // drop forgets a window of a key.

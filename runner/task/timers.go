@@ -25,18 +25,20 @@ import (
 // only at the end of the bundle that set it.)
 func (r *run) settle(ctx context.Context, br *bundle.Runner, p *pending) error {
 	for {
-		in := p.round()
-		if in == nil {
+		parts := p.round(r.divide)
+		if len(parts) == 0 {
 			p.close()
 			return nil
 		}
-		res, err := br.Run(ctx, in)
+		results, err := br.RunApart(ctx, parts)
 		if err != nil {
 			return err
 		}
-		r.live.add(&bundle.Result{OutElements: res.OutElements, OutBytes: res.OutBytes})
-		if err := p.take(res.Timers); err != nil {
-			return err
+		for _, res := range results {
+			r.live.add(&bundle.Result{OutElements: res.OutElements, OutBytes: res.OutBytes})
+			if err := p.take(res.Timers); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -186,9 +188,9 @@ func timerID(family int, t *bundle.Timer) string {
 	return string(append(append(b, t.Tag...), t.Windows...))
 }
 
-// round takes each key's next timer; nil if there is none.
-func (p *pending) round() *bundle.Input {
-	perFamily := make([][]byte, len(p.families))
+// round takes each key's next timer, for bundles that divide tells the parts of;
+// none if there is none.
+func (p *pending) round(divide func(n int) [][2]int) []*bundle.Input {
 	keys := make([]*keyTimers, 0, len(p.keys))
 	for id, k := range p.keys {
 		if len(k.heap.timers) == 0 {
@@ -198,21 +200,16 @@ func (p *pending) round() *bundle.Input {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b *keyTimers) int { return cmp.Compare(a.key, b.key) })
-	in := &bundle.Input{}
-	for _, k := range keys {
-		t := heap.Pop(&k.heap).(*timer)
-		perFamily[t.family] = append(perFamily[t.family], t.raw...)
-		in.Bytes += int64(len(t.raw))
-	}
-	for i, b := range perFamily {
-		if len(b) > 0 {
-			in.Timers = append(in.Timers, bundle.TimerChunk{Transform: p.families[i].Transform, Family: p.families[i].ID, Bytes: b})
+	var parts []*bundle.Input
+	for _, some := range divide(len(keys)) {
+		b := timerBundle{families: p.families}
+		for _, k := range keys[some[0]:some[1]] {
+			t := heap.Pop(&k.heap).(*timer)
+			b.add(t.family, t.raw)
 		}
+		parts = append(parts, b.input())
 	}
-	if len(in.Timers) == 0 {
-		return nil
-	}
-	return in
+	return parts
 }
 
 // timerHeap orders timers: event time before processing time before expiries,

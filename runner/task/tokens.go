@@ -3,6 +3,7 @@ package task
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 
 	"trestle/runner/bundle"
 
@@ -19,7 +20,7 @@ import (
 // such a try wrote is gone here and must be gone in the worker's cache.
 type tokens struct {
 	side []*fnpb.ProcessBundleRequest_CacheToken
-	keys uint64 // counts sets of keys and failed tries
+	keys atomic.Uint64 // counts sets of keys and failed tries
 }
 
 // sideToken is the token of a side input's generation.
@@ -40,6 +41,6 @@ func (r *run) cacheTokens() []*fnpb.ProcessBundleRequest_CacheToken {
 	}
 	return append(all[:len(all):len(all)], &fnpb.ProcessBundleRequest_CacheToken{
 		Type:  &fnpb.ProcessBundleRequest_CacheToken_UserState_{UserState: &fnpb.ProcessBundleRequest_CacheToken_UserState{}},
-		Token: fmt.Appendf(nil, "%s/%d", r.spec.ID, r.tokens.keys),
+		Token: fmt.Appendf(nil, "%s/%d", r.spec.ID, r.tokens.keys.Load()),
 	})
 }
