@@ -184,6 +184,11 @@ func decompress(codec compress.Compression, b []byte) (plain []byte, err error) 
 			plain, err = nil, fmt.Errorf("%s: %v", c.Name(), p)
 		}
 	}()
+	if codec == compress.Snappy {
+		if err := snappySizes(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name(), err)
+		}
+	}
 	in := c.NewReader(bytes.NewReader(b))
 	defer in.Close()
 	out := bytes.NewBuffer(make([]byte, 0, min(max(4*len(b), 4<<10), 16<<20)))
