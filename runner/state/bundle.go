@@ -18,7 +18,8 @@ type Bundle struct {
 
 	mu      sync.Mutex
 	changes map[cellID]*change
-	taken   int64 // bytes taken from the budget for changes
+	taken   int64  // bytes taken from the budget for changes
+	loaded  string // the key that was asked for last, if any
 	ended   bool
 }
 
@@ -53,7 +54,16 @@ func (b *Bundle) ready(key string) error {
 	if b.ended {
 		return errEnded
 	}
-	return b.backend.load(key)
+	// Most requests are about the key of the one before, and what isn't on disk
+	// need not be looked for again.
+	if key == b.loaded && key != "" {
+		return nil
+	}
+	err := b.backend.load(key)
+	if err == nil {
+		b.loaded = key
+	}
+	return err
 }
 
 // Append adds values to a bag, a map key or an ordered list. It copies data.

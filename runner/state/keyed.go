@@ -127,7 +127,7 @@ func (s *Keyed) load(key string) error {
 
 // cell is a cell that load has brought, or nil. (s.mu is held.)
 func (s *Keyed) cell(id cellID) *cell {
-	k, ok, _ := s.table.Get([]byte(id.key)) // load said what was wrong
+	k, ok := s.table.Part([]byte(id.key)) // keys here have no parts: all or nothing is in memory
 	if !ok {
 		return nil
 	}
@@ -178,10 +178,7 @@ func (s *Keyed) apply(changes map[cellID]*change) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, ch := range changes {
-		k, ok, err := s.table.Get([]byte(id.key))
-		if err != nil {
-			return err
-		}
+		k, ok := s.table.Part([]byte(id.key)) // it was loaded for its change
 		if !ok {
 			k = &keyCells{}
 			s.table.Add(id.key, k, 0)
