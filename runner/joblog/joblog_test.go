@@ -144,6 +144,39 @@ func TestBound(t *testing.T) {
 	}
 }
 
+// What is told all at once doesn't outgrow the bound, and is numbered as ever.
+func TestBoundAtOnce(t *testing.T) {
+	const bound = 1 << 20
+	dir := t.TempDir()
+	s := open(t, dir, bound)
+	texts := make([]string, 2000)
+	for i := range texts {
+		texts[i] = fmt.Sprintf("%d %s", i+1, strings.Repeat("x", 4<<10))
+	}
+	add(t, s, "j", Info, texts...)
+	var total int64
+	if err := filepath.Walk(dir, func(_ string, i os.FileInfo, err error) error {
+		if err == nil && !i.IsDir() {
+			total += i.Size()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if total > bound {
+		t.Errorf("%d bytes are kept, at most %d are wanted", total, bound)
+	}
+	got := readAll(t, s, "j", 0)
+	if len(got) == 0 || got[0].N != 1 || got[len(got)-1].N != uint64(len(texts)) {
+		t.Fatalf("%d entries are kept, without the first or the last", len(got))
+	}
+	for _, e := range got {
+		if !strings.HasPrefix(e.Text, fmt.Sprint(e.N, " ")) {
+			t.Errorf("entry %d is %.10q", e.N, e.Text)
+		}
+	}
+}
+
 // Errors without end don't outgrow the bound either.
 func TestBoundOfImportant(t *testing.T) {
 	const max = 64 << 10

@@ -136,14 +136,41 @@ func (l *jobLog) closeFile() {
 	}
 }
 
-// append writes the entries with one system call.
+// append writes the entries, with one system call unless they are so many that the
+// log has to be kept within its bound between them.
 func (l *jobLog) append(entries []Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	entries, err := l.unheard(entries)
-	if err != nil || len(entries) == 0 {
+	if err != nil {
 		return err
 	}
+	for len(entries) > 0 {
+		n := l.fit(entries)
+		if err := l.write(entries[:n]); err != nil {
+			return err
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// writeShare of a log's bound is about what is written at once.
+const writeShare = 32
+
+// fit is how many of the entries are written at once: at least one.
+func (l *jobLog) fit(entries []Entry) int {
+	var bytes int64
+	for i := range entries {
+		if bytes += int64(min(len(entries[i].Text), MaxText)); i > 0 && bytes > l.max/writeShare {
+			return i
+		}
+	}
+	return len(entries)
+}
+
+// write writes entries with one system call.
+func (l *jobLog) write(entries []Entry) error {
 	if err := l.openFile(); err != nil {
 		return err
 	}
