@@ -37,7 +37,7 @@ var rogueModes = []struct{ name, want string }{
 	{"elements of nobody", "rogue exits"},
 	{"elements of no sink", "no sink"},
 	{"state of nobody", "rogue exits"},
-	{"residual of nothing", "can't be split"},
+	{"residual of nothing", "is no element"},
 	{"endless error", "word word"},
 	{"stranger", "rogue exits"},
 	{"twice", "rogue exits"},
