@@ -70,7 +70,9 @@ func (s *Store) tree() (*pebble.DB, error) {
 	buffer := min(max(s.budget.Limit()/10, leastBuffer), mostBuffer)
 	cache := min(max(s.budget.Limit()/8, leastCache), mostCache)
 	o := &pebble.Options{
-		CacheSize:                   cache,
+		// The tree takes its buffers' memory from that of its cache: without their
+		// part there would be no cache, and each look for a key would read an index.
+		CacheSize:                   cache + buffers*buffer,
 		DisableWAL:                  true,
 		MemTableSize:                uint64(buffer),
 		MemTableStopWritesThreshold: buffers,
