@@ -129,7 +129,7 @@ func TestLiveReplayFiles(t *testing.T) {
 	fromLive := listen(t, b, toLive)
 	p, s := beam.NewPipelineWithRoot()
 	l := live(b, topic)
-	l.IdleAfter = -1
+	l.IdleAfter, l.Commit, l.Source.Group = -1, true, "of "+topic
 	countWindows(s, l.Pairs(s), sink(b, toLive))
 	running := startLive(t, job, p)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -140,6 +140,10 @@ func TestLiveReplayFiles(t *testing.T) {
 	}
 	running.await(2*time.Minute, "the complete windows have come", func() bool { return len(fromLive.heard()) >= len(complete) })
 	mustBe(t, fromLive.heard(), complete)
+	// A drain ends the reading where it is.
+	running.await(2*time.Minute, "all has been read", func() bool {
+		return least(groupOffsets(t, b, l.Source.Group, topic), partitions) == int64(len(events)/partitions)
+	})
 	running.drain()
 	mustBe(t, fromLive.settled(t, len(want)), want)
 
