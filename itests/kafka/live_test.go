@@ -140,8 +140,7 @@ func TestLiveReplayFiles(t *testing.T) {
 	}
 	running.await(2*time.Minute, "the complete windows have come", func() bool { return len(fromLive.heard()) >= len(complete) })
 	mustBe(t, fromLive.heard(), complete)
-	// A drain ends the reading where it is.
-	running.await(2*time.Minute, "all has been read", func() bool {
+	running.await(2*time.Minute, "all has been read: a drain ends the reading where it is", func() bool {
 		return least(groupOffsets(t, b, l.Source.Group, topic), partitions) == int64(len(events)/partitions)
 	})
 	running.drain()
