@@ -61,7 +61,7 @@ func (w *workshop) pythonStateJobs(o *options) ([]*job, error) {
 	}
 	var jobs []*job
 	for _, source := range []string{unboundedSource, boundedSource} {
-		keys := max(1, o.sizes[0]/100)
+		keys := max(1, o.sizes[len(o.sizes)-1]/100) // the imports, two seconds, are not to count much
 		records := keys * 100
 		jobs = append(jobs, &job{
 			name: pythonJob, size: short(records, "") + ", " + source, records: records, loopback: true, runners: without(o, trestleName),
