@@ -1,4 +1,4 @@
-// Command play runs a Kafka broker to play with, until it is interrupted.
+// Command play runs a Kafka broker to play with, until it is told to end.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"trestle/itests/kafka/broker"
@@ -23,7 +24,7 @@ func main() {
 }
 
 func play(jars broker.Jars, port int) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	dir, err := os.MkdirTemp("", "trestle-kafka-*")
 	if err != nil {
