@@ -59,10 +59,10 @@ func (w *workshop) pythonStateJobs(o *options) ([]*job, error) {
 	if _, err := os.Stat(w.python); err != nil {
 		return nil, fmt.Errorf("%w (make bench makes it)", err)
 	}
+	keys := max(1, o.sizes[len(o.sizes)-1]/100) // the imports, two seconds, are not to count much
+	records := keys * 100
 	var jobs []*job
 	for _, source := range []string{unboundedSource, boundedSource} {
-		keys := max(1, o.sizes[len(o.sizes)-1]/100) // the imports, two seconds, are not to count much
-		records := keys * 100
 		jobs = append(jobs, &job{
 			name: pythonJob, size: short(records, "") + ", " + source, records: records, loopback: true, runners: without(o, trestleName),
 			client: func(s *server, warmUp bool) (*exec.Cmd, error) {
