@@ -54,6 +54,7 @@ type member struct {
 
 // A waiter is one Acquire under way.
 type waiter struct {
+	had    string        // Request.Had
 	served chan struct{} // closed when lease or err is set
 	lease  *Lease
 	err    error
@@ -75,9 +76,10 @@ func (f *fleet) grow(number int) {
 	}
 }
 
-// wait queues for a lease.
-func (f *fleet) wait() *waiter {
-	w := &waiter{served: make(chan struct{})}
+// wait queues for a lease. Of equally busy workers it is rather to be of the one
+// with the ID had.
+func (f *fleet) wait(had string) *waiter {
+	w := &waiter{had: had, served: make(chan struct{})}
 	w.place = f.waiters.PushBack(w)
 	f.dispatch()
 	return w
@@ -102,7 +104,8 @@ func (f *fleet) serve(w *waiter, lease *Lease, err error) {
 
 // dispatch hands lanes to waiters, the longest waiting first: an idle worker's
 // if there is one; else the waiter has a worker started and waits for it; else
-// a lane of the worker that has the fewest leases.
+// a lane of the worker that has the fewest leases. Among equals it is the one
+// that the waiter had before.
 func (f *fleet) dispatch() {
 	for f.waiters.Len() > 0 && f.failed != nil {
 		f.serve(f.waiters.Front().Value.(*waiter), nil, f.failed)
@@ -111,7 +114,7 @@ func (f *fleet) dispatch() {
 	for e := f.waiters.Front(); e != nil; {
 		w := e.Value.(*waiter)
 		e = e.Next()
-		best := f.leastLoaded()
+		best := f.leastLoaded(w.had)
 		if best == nil || best.taken > 0 {
 			f.grow(len(f.members) + 1 - max(0, f.starting()-coming))
 			if coming < f.starting() {
@@ -142,12 +145,15 @@ func (f *fleet) starting() int {
 }
 
 // leastLoaded is the connected worker with the fewest leases among those with
-// a free lane, or nil.
-func (f *fleet) leastLoaded() *stint {
+// a free lane, or nil; of several the one with the ID had, else the first.
+func (f *fleet) leastLoaded(had string) *stint {
 	var best *stint
 	for _, m := range f.members {
-		if m.stint != nil && m.stint.free() >= 0 && (best == nil || m.stint.taken < best.taken) {
-			best = m.stint
+		s := m.stint
+		switch {
+		case s == nil || s.free() < 0:
+		case best == nil || s.taken < best.taken, s.taken == best.taken && s.worker.ID() == had:
+			best = s
 		}
 	}
 	return best

@@ -79,7 +79,7 @@ type Artifacts interface {
 }
 
 // A Request names the worker wanted. Requests of one job and environment share
-// workers; only the first one's other fields count.
+// workers; only the first one's other fields count, but for Had.
 type Request struct {
 	Job           string
 	JobName       string
@@ -95,4 +95,7 @@ type Request struct {
 	// default. A second lane of a worker that uses one core only is given out
 	// when all workers are busy, never before.
 	Lanes int
+	// Had is the ID of the worker that whoever asks would rather have than others
+	// that are no busier: it may have cached what it read. "" for none.
+	Had string
 }

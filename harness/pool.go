@@ -153,7 +153,7 @@ func (p *Pool) Acquire(ctx context.Context, r Request) (*Lease, error) {
 		return nil, err
 	}
 	p.mu.Lock()
-	w := f.wait()
+	w := f.wait(r.Had)
 	p.mu.Unlock()
 
 	select {

@@ -92,6 +92,30 @@ func TestSeveralProcesses(t *testing.T) {
 	}
 }
 
+// Of workers that are equally busy a request gets the one that it names.
+func TestHadWorker(t *testing.T) {
+	p := newPool(t, newEndpoints(t), harness.Options{Cores: 3, Lanes: 2})
+	r := request("job", processEnv("good"))
+	if err := p.Warm(r); err != nil {
+		t.Fatal(err)
+	}
+	a, b, c := acquire(t, p, r), acquire(t, p, r), acquire(t, p, r)
+	b.Release()
+	c.Release()
+	for _, had := range []*harness.Lease{b, c, b} {
+		r.Had = had.Worker.ID()
+		l := acquire(t, p, r)
+		if l.Worker != had.Worker {
+			t.Errorf("another worker than the one asked for, which was idle")
+		}
+		l.Release()
+	}
+	r.Had = a.Worker.ID()
+	if l := acquire(t, p, r); l.Worker == a.Worker {
+		t.Errorf("the worker asked for, though it was busy and others were not")
+	}
+}
+
 func TestStartErrors(t *testing.T) {
 	tests := []struct {
 		name string

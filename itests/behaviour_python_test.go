@@ -1,10 +1,12 @@
 package itests
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -152,5 +154,36 @@ func TestPythonWorkers(t *testing.T) {
 	}
 	if n := count(t, filepath.Join(dir, "here-*")); n != 2 {
 		t.Errorf("%d workers had elements, want 2", n)
+	}
+}
+
+// TestPythonCachedState has Python's workers keep state from one bundle to the
+// next, which they do in streams only, while bundles fail and workers die. What
+// these had cached must not be seen by others, nor what others wrote be missed.
+func TestPythonCachedState(t *testing.T) {
+	need(t, "behaviour")
+	s := serve(t, "--slots=4")
+	for _, streaming := range []bool{false, true} {
+		t.Run(fmt.Sprintf("streaming=%v", streaming), func(t *testing.T) {
+			dir := t.TempDir()
+			p := pythonPipeline(t, "tally", dir)
+			startBy(t, p, notedBoot(t, filepath.Join(dir, "pids")))
+			submit(t, s, "tally", p, "sdk_worker_parallelism=2", "max_bundle_size=30", "max_cache_memory_usage_mb=100", "restart_strategy=none", fmt.Sprint("streaming=", streaming)).mustEnd()
+			var want []string
+			for key := range 10 {
+				sum, all := 0, make([]string, 0, 200)
+				for x := key; x < 2000; x += 10 {
+					sum += x
+					all = append(all, fmt.Sprint(x))
+				}
+				want = append(want, fmt.Sprintf("%d %d [%s]", key, sum, strings.Join(all, ", ")))
+			}
+			if got := lines(filepath.Join(dir, "out")); !slices.Equal(got, want) {
+				t.Errorf("%d keys of 10: %.2000q", len(got), got)
+			}
+			if raised, died := count(t, filepath.Join(dir, "raised-*")), count(t, filepath.Join(dir, "died-*")); raised != 7 || died != 2 {
+				t.Errorf("bundles raised %d times and workers died %d times, want 7 and 2", raised, died)
+			}
+		})
 	}
 }

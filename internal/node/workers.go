@@ -23,11 +23,14 @@ type workers struct {
 	lanes          int
 }
 
-// Acquire waits for a worker of the job's environment.
-func (w *workers) Acquire(ctx context.Context, job, environment string) (bundle.Lease, error) {
+// Acquire waits for a worker of the job's environment; see task.Workers.
+func (w *workers) Acquire(ctx context.Context, job, environment string, had *fnapi.Worker) (bundle.Lease, error) {
 	req, err := w.request(job, environment)
 	if err != nil {
 		return nil, err
+	}
+	if had != nil {
+		req.Had = had.ID()
 	}
 	l, err := w.pool.Acquire(ctx, req)
 	if err != nil {

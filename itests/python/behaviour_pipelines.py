@@ -9,10 +9,13 @@ import sys
 import time
 
 import apache_beam as beam
+from apache_beam.coders import VarIntCoder
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms import environments
+from apache_beam.transforms.userstate import BagStateSpec
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 
 SEEN = Metrics.counter('itests', 'numbers')
@@ -107,6 +110,37 @@ class See(beam.DoFn):
     yield b'%s of %d bytes' % (x[:x.index(b':')], len(x))
 
 
+class Tally(beam.DoFn):
+  """Gives each key, what its numbers are and their sum, once it has seen all of
+  them. At some numbers it raises or kills its process, the first time, when it
+  has written its state.
+  """
+  NUMBER = ReadModifyWriteStateSpec('number', VarIntCoder())
+  SUM = ReadModifyWriteStateSpec('sum', VarIntCoder())
+  ALL = BagStateSpec('all', VarIntCoder())
+
+  def __init__(self, dir, each, raises, dies):
+    self.dir, self.each, self.raises, self.dies = dir, each, raises, dies
+
+  def process(
+      self,
+      kv,
+      number=beam.DoFn.StateParam(NUMBER),
+      sum=beam.DoFn.StateParam(SUM),
+      all=beam.DoFn.StateParam(ALL)):
+    key, x = kv
+    n, s = (number.read() or 0) + 1, (sum.read() or 0) + x
+    number.write(n)
+    sum.write(s)
+    all.add(x)
+    if x in self.raises and first(f'{self.dir}/raised-{x}'):
+      raise ValueError(f'{x} is not liked at first')
+    if x in self.dies and first(f'{self.dir}/died-{x}'):
+      os.kill(os.getpid(), signal.SIGKILL)
+    if n == self.each:
+      yield f'{key} {s} {sorted(all.read())}'
+
+
 def write(lines, path):
   temp = f'{path}.{os.getpid()}'
   with open(temp, 'w') as f:
@@ -150,6 +184,12 @@ def wait(p, dir):
   gather(numbers(p, 100) | beam.ParDo(Wait(dir, 50)) | beam.Map(str), dir + '/out')
 
 
+def tally(p, dir):
+  """Bundles of the keys 0 to 9 come again and again."""
+  keyed = numbers(p, 2000) | 'Digit' >> beam.Map(lambda x: (x % 10, x)).with_output_types(tuple[int, int])
+  gather(keyed | beam.ParDo(Tally(dir, 200, range(100, 2000, 301), [777, 1333])), dir + '/out')
+
+
 def luggage(p, dir):
   """A pipeline that is large because of what a function carries."""
   heavy = os.urandom(5 << 20)  # what is pickled is compressed
@@ -163,7 +203,7 @@ def see(p, dir):
 
 
 def main(name, dir, file):
-  build = {'crash': crash, 'fail': fail, 'hoard': hoard, 'luggage': luggage, 'meet': meet, 'see': see, 'wait': wait}[name]
+  build = {'crash': crash, 'fail': fail, 'hoard': hoard, 'luggage': luggage, 'meet': meet, 'see': see, 'tally': tally, 'wait': wait}[name]
   p = beam.Pipeline(options=PipelineOptions([]))
   build(p, dir)
   proto = p.to_runner_api(default_environment=environments.ProcessEnvironment('replaced'))

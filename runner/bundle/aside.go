@@ -6,6 +6,7 @@ import (
 	"maps"
 
 	"trestle/coders"
+	"trestle/fnapi"
 	"trestle/runner/fusion"
 	"trestle/runner/jobgraph"
 	"trestle/runner/metrics"
@@ -41,7 +42,7 @@ func (a *Aside) Runner(r *Runner, acquire func(ctx context.Context, environment 
 		Program:     a.Program,
 		Acquire:     func(ctx context.Context) (Lease, error) { return acquire(ctx, a.Program.Stage.Environment) },
 		NewState:    r.NewState,
-		CacheTokens: func() []*fnpb.ProcessBundleRequest_CacheToken { return nil },
+		CacheTokens: func(*fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheToken { return nil },
 		Committed:   func(*metrics.Set) {},
 		Loose:       true,
 		UserTries:   r.UserTries,

@@ -98,9 +98,9 @@ type Runner struct {
 	Acquire func(ctx context.Context) (Lease, error)
 	// NewState begins the state of a bundle.
 	NewState func() State
-	// CacheTokens are those under which the worker may cache what it reads; asked
-	// for at each try.
-	CacheTokens func() []*fnpb.ProcessBundleRequest_CacheToken
+	// CacheTokens are those under which a worker may cache what it reads; asked
+	// for at each try, of bundles that run at once from several goroutines.
+	CacheTokens func(w *fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheToken
 	// Committed takes the metrics of a bundle that has committed.
 	Committed func(set *metrics.Set)
 	// Attempted is given the metrics of a running bundle now and then, and nil
@@ -315,7 +315,7 @@ func (r *Runner) exchange(ctx context.Context, in *Input, out *outputs, st fnapi
 		Timers:      r.Program.Timers,
 		Output:      out,
 		State:       st,
-		CacheTokens: r.CacheTokens(),
+		CacheTokens: r.CacheTokens(r.lease.Worker()),
 	}
 	embedded := r.Program.Embed && in.Bytes <= embedLimit && len(in.Timers) == 0
 	if embedded {

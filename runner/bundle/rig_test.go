@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"trestle/fnapi"
 	"trestle/fnapi/fnapitest"
 	"trestle/internal/membudget"
 	"trestle/runner/bundle"
@@ -111,13 +112,13 @@ func newRig(t *testing.T, o options) *rig {
 	r.runner = &bundle.Runner{
 		Program: prog,
 		Dests:   map[jobgraph.DatasetID]*bundle.Dest{},
-		Acquire: func(ctx context.Context) (bundle.Lease, error) { return r.workers.Acquire(ctx, "", "") },
+		Acquire: func(ctx context.Context) (bundle.Lease, error) { return r.workers.Acquire(ctx, "", "", nil) },
 		NewState: func() bundle.State {
 			s := &fakeState{fails: r.stateFails}
 			r.states = append(r.states, s)
 			return s
 		},
-		CacheTokens: func() []*fnpb.ProcessBundleRequest_CacheToken { return nil },
+		CacheTokens: func(*fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheToken { return nil },
 		Committed:   func(set *metrics.Set) { r.committed = append(r.committed, set) },
 		UserTries:   o.tries, WorkerTries: o.tries,
 	}

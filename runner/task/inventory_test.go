@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"trestle/coders"
+	"trestle/fnapi"
 	"trestle/internal/membudget"
 	"trestle/runner/bundle"
 	"trestle/runner/bundle/bundletest"
@@ -21,7 +22,7 @@ import (
 // noWorkers is task.Workers without any.
 type noWorkers struct{}
 
-func (noWorkers) Acquire(context.Context, string, string) (bundle.Lease, error) {
+func (noWorkers) Acquire(context.Context, string, string, *fnapi.Worker) (bundle.Lease, error) {
 	return nil, errors.New("there are no workers")
 }
 func (noWorkers) Failed(string, string) error { return nil }

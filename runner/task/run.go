@@ -16,19 +16,23 @@ import (
 	"trestle/runner/jobgraph"
 	"trestle/runner/state"
 	"trestle/shuffle"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
 // A run is one attempt of one task under way.
 type run struct {
-	m      *TaskManager
-	spec   Spec
-	prog   *bundle.Program
-	dests  map[jobgraph.DatasetID]*bundle.Dest
-	views  *views
-	user   *state.Batch // of a keyed stage, else nil
-	tokens tokens
-	large  atomic.Pointer[group.Large]
-	live   *counts
+	m     *TaskManager
+	spec  Spec
+	prog  *bundle.Program
+	dests map[jobgraph.DatasetID]*bundle.Dest
+	views *views
+	user  *state.Batch // of a keyed stage, else nil
+	large atomic.Pointer[group.Large]
+	live  *counts
+
+	sideTokens []*fnpb.ProcessBundleRequest_CacheToken // of a batch
+	userTokens userTokens
 }
 
 // do runs the task to its end and returns its report.
@@ -98,7 +102,7 @@ func (r *run) abort() {
 
 // acquire waits for a worker of one of the job's environments.
 func (r *run) acquire(ctx context.Context, environment string) (bundle.Lease, error) {
-	return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, environment)
+	return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, environment, nil)
 }
 
 // bundles makes what runs the task's bundles.
@@ -107,7 +111,7 @@ func (r *run) bundles() *bundle.Runner {
 		Program: r.prog,
 		Dests:   r.dests,
 		Acquire: func(ctx context.Context) (bundle.Lease, error) {
-			return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, r.prog.Stage.Environment)
+			return r.m.cfg.Workers.Acquire(ctx, r.spec.Job, r.prog.Stage.Environment, r.userTokens.held())
 		},
 		NewState:    r.newState,
 		CacheTokens: r.cacheTokens,

@@ -24,7 +24,7 @@ func (r *run) nextKeys() error {
 	if r.user == nil {
 		return nil
 	}
-	r.tokens.keys.Add(1)
+	r.userTokens.renew()
 	return r.user.Reset()
 }
 
@@ -120,6 +120,6 @@ func (s *bundleState) Commit() error {
 func (s *bundleState) Abort() {
 	if s.user != nil {
 		s.user.Abort()
-		s.r.tokens.keys.Add(1)
+		s.r.userTokens.renew()
 	}
 }

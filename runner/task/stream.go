@@ -69,6 +69,26 @@ type batchOut struct {
 	count int
 }
 
+// cut takes the first most elements off, or all if there are no more.
+func (b *batchOut) cut(w *coders.Windowed, most int) (batchOut, error) {
+	all := *b
+	if all.count <= most {
+		*b = batchOut{}
+		return all, nil
+	}
+	rest := all.chunk
+	var v coders.Value
+	for range most {
+		var err error
+		if rest, err = w.Next(rest, &v); err != nil {
+			return batchOut{}, err
+		}
+	}
+	n := len(all.chunk) - len(rest)
+	*b = batchOut{chunk: rest, count: all.count - most}
+	return batchOut{chunk: all.chunk[:n:n], count: most}, nil
+}
+
 // stream runs the task to its end.
 func (r *run) stream(ctx context.Context) (*Finished, error) {
 	job := r.m.streamJob(r.spec.Job, r.prog.Stream.Stages, r.prog.Stream.Played)
@@ -82,7 +102,6 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 	defer s.br.Close()
 	s.br.Loose = true
 	s.br.NewState = s.newState
-	s.br.CacheTokens = nil
 	s.br.CacheTokens = s.cacheTokens
 	if err := s.open(ctx); err != nil {
 		return nil, err
@@ -376,12 +395,17 @@ func (s *stream) unblock(ctx context.Context) error {
 	return nil
 }
 
-// flush runs a bundle of what was collected.
+// flush runs a bundle of what was collected, or of the first part of that if it
+// is more than a bundle may have.
 func (s *stream) flush(ctx context.Context) error {
-	b := s.batch
-	s.batch = batchOut{}
 	if r, ok := s.root.(*restrictions); ok {
+		b := s.batch
+		s.batch = batchOut{}
 		return r.queue(b.chunk)
+	}
+	b, err := s.batch.cut(s.r.prog.Input, s.r.limits().count)
+	if err != nil {
+		return err
 	}
 	parts, err := s.r.split(&bundle.Input{Chunks: [][]byte{b.chunk}, Elements: b.count, Bytes: int64(len(b.chunk))})
 	if err != nil {
@@ -392,7 +416,6 @@ func (s *stream) flush(ctx context.Context) error {
 
 // bundle runs one bundle to its commit.
 func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, error) {
-	s.r.tokens.keys.Add(1)
 	res, err := s.br.Run(ctx, in)
 	s.br.Close()
 	if err != nil {
@@ -405,7 +428,6 @@ func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, 
 // bundles runs bundles that share no key, at once, and applies the timers that
 // they set when all have committed.
 func (s *stream) bundles(ctx context.Context, parts []*bundle.Input) error {
-	s.r.tokens.keys.Add(1)
 	began := element.Timestamp(time.Now().UnixMilli())
 	results, err := s.br.RunApart(ctx, parts)
 	s.br.Close()

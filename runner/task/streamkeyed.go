@@ -118,10 +118,6 @@ func (s *stream) newState() bundle.State {
 	return st
 }
 
-// cacheTokens let a worker keep nothing of user state from one bundle to the
-// next: another worker may have the one between.
-func (s *stream) cacheTokens() []*fnpb.ProcessBundleRequest_CacheToken { return s.r.cacheTokens() }
-
 // streamState answers a bundle's state requests.
 type streamState struct {
 	s    *stream
@@ -176,6 +172,6 @@ func (b *streamState) Commit() error {
 func (b *streamState) Abort() {
 	if b.user != nil {
 		b.user.Abort()
-		b.s.r.tokens.keys.Add(1)
+		b.s.r.userTokens.renew()
 	}
 }

@@ -37,6 +37,7 @@ type liveSide struct {
 	marks   *watermark.Tracker
 	windows map[string]*sideWindow // by encoding
 	changed bool                   // since blocked elements were last looked at
+	version uint64                 // counts changes of what is read
 
 	// oldest are the windows by the time at which nobody can ask for them any
 	// more. Windows of an SDK's own kind are kept: what looks at them isn't known.
@@ -204,6 +205,7 @@ func (l *liveSide) put(code []byte, v *coders.Value, p element.Pane) error {
 	g.elems = coders.AppendHeader(g.elems, v.Timestamp(), 1, code, v.Pane)
 	g.elems = append(g.elems, v.Elem...)
 	g.count++
+	l.version++
 	w.forget()
 	return nil
 }

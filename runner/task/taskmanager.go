@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"trestle/fnapi"
 	"trestle/internal/cluster"
 	"trestle/internal/membudget"
 	"trestle/runner/bundle"
@@ -32,8 +33,9 @@ const (
 
 // Workers lends SDK harness workers.
 type Workers interface {
-	// Acquire waits for a worker of the job's environment and a lane on it.
-	Acquire(ctx context.Context, job, environment string) (bundle.Lease, error)
+	// Acquire waits for a worker of the job's environment and a lane on it: had,
+	// if that isn't nil and no other one is less busy.
+	Acquire(ctx context.Context, job, environment string, had *fnapi.Worker) (bundle.Lease, error)
 	// Failed tells why there will be no worker of the environment any more, such
 	// as when a client that was one is gone; nil if there may be.
 	Failed(job, environment string) error

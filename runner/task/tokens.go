@@ -3,8 +3,9 @@ package task
 import (
 	"encoding/binary"
 	"fmt"
-	"sync/atomic"
+	"sync"
 
+	"trestle/fnapi"
 	"trestle/runner/bundle"
 
 	"github.com/cespare/xxhash/v2"
@@ -12,15 +13,45 @@ import (
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 )
 
-// tokens let a worker keep what it has read over the state API: what it cached
-// under a token is right as long as it is given the same one.
+// userTokens let workers keep the user state of one task from one bundle to the
+// next: what a worker cached under a token is right as long as it is given the
+// same one.
 //
-// A side input's token stands for its generation. That of user state stands for
-// one set of keys in one task's hands, and for no failed try of a bundle: what
-// such a try wrote is gone here and must be gone in the worker's cache.
-type tokens struct {
-	side []*fnpb.ProcessBundleRequest_CacheToken
-	keys atomic.Uint64 // counts sets of keys and failed tries
+// A token is one worker's. When another worker has had a bundle in between, or a
+// bundle has failed, whose writes are gone here but not in the worker's cache,
+// the next bundle gets a token that nobody had before.
+type userTokens struct {
+	mu     sync.Mutex
+	holder *fnapi.Worker
+	count  uint64
+}
+
+// of is the token of a bundle that w is about to run.
+func (t *userTokens) of(w *fnapi.Worker, task ID) *fnpb.ProcessBundleRequest_CacheToken {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.holder != w {
+		t.holder = w
+		t.count++
+	}
+	return &fnpb.ProcessBundleRequest_CacheToken{
+		Type:  &fnpb.ProcessBundleRequest_CacheToken_UserState_{UserState: &fnpb.ProcessBundleRequest_CacheToken_UserState{}},
+		Token: fmt.Appendf(nil, "%s/%d", task, t.count),
+	}
+}
+
+// held is the worker whose token the next bundle may have, nil if none's.
+func (t *userTokens) held() *fnapi.Worker {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.holder
+}
+
+// renew makes what workers have cached worthless.
+func (t *userTokens) renew() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.holder = nil
 }
 
 // sideToken is the token of a side input's generation.
@@ -33,14 +64,24 @@ func sideToken(k bundle.SideKey, generation string) *fnpb.ProcessBundleRequest_C
 	}
 }
 
-// cacheTokens are those of a bundle that is about to be tried.
-func (r *run) cacheTokens() []*fnpb.ProcessBundleRequest_CacheToken {
-	all := r.tokens.side
+// cacheTokens are those of a bundle of a batch that is about to be tried.
+func (r *run) cacheTokens(w *fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheToken {
+	all := r.sideTokens
 	if r.user == nil {
 		return all
 	}
-	return append(all[:len(all):len(all)], &fnpb.ProcessBundleRequest_CacheToken{
-		Type:  &fnpb.ProcessBundleRequest_CacheToken_UserState_{UserState: &fnpb.ProcessBundleRequest_CacheToken_UserState{}},
-		Token: fmt.Appendf(nil, "%s/%d", r.spec.ID, r.tokens.keys.Load()),
-	})
+	return append(all[:len(all):len(all)], r.userTokens.of(w, r.spec.ID))
+}
+
+// cacheTokens are those of a streaming bundle that is about to be tried. A side
+// input's lasts until more of it has come.
+func (s *stream) cacheTokens(w *fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheToken {
+	var all []*fnpb.ProcessBundleRequest_CacheToken
+	for k, l := range s.sides {
+		all = append(all, sideToken(k, fmt.Sprintf("%s/%d", s.r.spec.ID, l.version)))
+	}
+	if s.state != nil {
+		all = append(all, s.r.userTokens.of(w, s.r.spec.ID))
+	}
+	return all
 }

@@ -32,7 +32,7 @@ func (r *run) openViews(ctx context.Context) error {
 		}
 		r.views.handles = append(r.views.handles, h)
 		r.views.by[k] = h
-		r.tokens.side = append(r.tokens.side, sideToken(k, generation))
+		r.sideTokens = append(r.sideTokens, sideToken(k, generation))
 	}
 	return nil
 }

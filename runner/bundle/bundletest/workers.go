@@ -106,7 +106,7 @@ func (w *Workers) Leased() int {
 }
 
 // Acquire lends a lane.
-func (w *Workers) Acquire(ctx context.Context, _, _ string) (bundle.Lease, error) {
+func (w *Workers) Acquire(ctx context.Context, _, _ string, _ *fnapi.Worker) (bundle.Lease, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, x := range w.workers {
