@@ -17,6 +17,7 @@ import (
 	"trestle/runner/task"
 	"trestle/runner/trigger/triggertest"
 
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/cockroachdb/datadriven"
 	"google.golang.org/protobuf/proto"
@@ -69,8 +70,10 @@ type show struct {
 	r    *rig
 	pipe *pipepb.Pipeline
 	on   map[string]string // actions by the tag of the timer that does them
-	mu   sync.Mutex        // guards told
+
+	mu   sync.Mutex // guards what follows
 	told []string
+	left map[string][]*fnpb.DelayedBundleApplication // by bundle
 }
 
 func (s *show) tell(format string, args ...any) {
@@ -83,7 +86,7 @@ func (s *show) has(arg string) bool { _, ok := s.args[arg]; return ok }
 
 // play plays events to the end, and gives what was told.
 func (s *show) play(t *testing.T, text string) string {
-	s.told, s.on = nil, map[string]string{}
+	s.told, s.on, s.left = nil, map[string]string{}, map[string][]*fnpb.DelayedBundleApplication{}
 	events := map[string][]*pipepb.TestStreamPayload_Event{}
 	for line := range strings.Lines(text) {
 		by := "Play"
@@ -97,6 +100,7 @@ func (s *show) play(t *testing.T, text string) string {
 	}
 	fns := map[string]bundletest.Fn{
 		"Window": s.window, "Regroup": s.regroup, "Flat": s.flat, "Beside": s.window, "Beside2": s.window, "State": s.state, "Look": s.look, "End": s.end,
+		"Make": s.restrict, "Read.process": s.read,
 		"Hush": func(*bundletest.Call, *coders.Value) error { return nil },
 	}
 	edit := []func(*pipepb.Pipeline){payloads, s.edit(events)}
@@ -105,7 +109,7 @@ func (s *show) play(t *testing.T, text string) string {
 	}
 	s.r = newRig(t, s.text, options{
 		fns: fns, edit: edit,
-		worker: func(_ int, h *fnapitest.Harness) { h.ProcessTimers = s.timers },
+		worker: func(_ int, h *fnapitest.Harness) { h.ProcessTimers, h.Finish = s.timers, s.finish },
 	})
 	var specs []task.Spec
 	for _, st := range s.r.plan.Graph.Stages {

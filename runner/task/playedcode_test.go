@@ -3,6 +3,7 @@ package task_test
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // What the transforms of a show do.
@@ -294,4 +297,61 @@ func (s *show) look(c *bundletest.Call, v *coders.Value) error {
 		}
 	}
 	return nil
+}
+
+// sized is the element that splitting gives for a restriction of a key.
+func sized(at element.Timestamp, key, restriction string) []byte {
+	b := coders.AppendHeader(nil, at, 1, nil, coders.NoFiring)
+	b = append(append(b, bundletest.Bytes(key)...), bundletest.Bytes("")...)
+	b = append(b, bundletest.Bytes(restriction)...)
+	return binary.BigEndian.AppendUint64(b, math.Float64bits(1))
+}
+
+// restrict makes a restriction of an element's value.
+func (s *show) restrict(c *bundletest.Call, v *coders.Value) error {
+	return c.Call.Emit(c.Sinks[0], sized(v.Timestamp(), bundletest.Word(v.Key()), bundletest.Word(v.KVValue())))
+}
+
+// read reads some of a restriction, and leaves the rest.
+func (s *show) read(c *bundletest.Call, v *coders.Value) error {
+	var words []string
+	for b := v.Raw[len(v.Raw)-len(v.Elem):]; len(words) < 3; {
+		n, used := binary.Uvarint(b)
+		words, b = append(words, string(b[used:used+int(n)])), b[used+int(n):]
+	}
+	key, text := words[0], words[2]
+	var lo, hi, step, delay int64
+	var known rune
+	if _, err := fmt.Sscanf(text, "%d-%d/%d%c%d", &lo, &hi, &step, &known, &delay); err != nil {
+		return fmt.Errorf("restriction %q: %w", text, err)
+	}
+	until := min(lo+step, hi)
+	s.tell("%s reads %d to %d", key, lo, until-1)
+	for _, sink := range c.Sinks {
+		for i := lo; i < until; i++ {
+			if err := c.Call.Emit(sink, bundletest.Element(element.Timestamp(i), key, fmt.Sprint(i))); err != nil {
+				return err
+			}
+		}
+	}
+	if until == hi {
+		return nil
+	}
+	rest := &fnpb.BundleApplication{Element: sized(v.Timestamp(), key, fmt.Sprintf("%d-%d/%d%c%d", until, hi, step, known, delay))}
+	if known == '+' {
+		rest.OutputWatermarks = map[string]*timestamppb.Timestamp{"o0": timestamppb.New(time.UnixMilli(until))}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left[c.Instruction] = append(s.left[c.Instruction], &fnpb.DelayedBundleApplication{
+		Application: rest, RequestedTimeDelay: durationpb.New(time.Duration(delay) * time.Millisecond),
+	})
+	return nil
+}
+
+// finish ends a bundle.
+func (s *show) finish(c *fnapitest.Call) (*fnpb.ProcessBundleResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &fnpb.ProcessBundleResponse{ResidualRoots: s.left[c.Instruction]}, nil
 }
