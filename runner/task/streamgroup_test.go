@@ -24,7 +24,7 @@ import (
 
 // newTestGrouping groups in fixed windows of 10 ms, for a stream of no inputs but
 // what the test says.
-func newTestGrouping(t *testing.T, memory int64) *grouping {
+func newTestGrouping(t *testing.T, memory int64, edit ...func(*pipepb.WindowingStrategy)) *grouping {
 	t.Helper()
 	table := coders.NewTable(map[string]*pipepb.Coder{
 		"b":  {Spec: &pipepb.FunctionSpec{Urn: "beam:coder:bytes:v1"}},
@@ -43,22 +43,27 @@ func newTestGrouping(t *testing.T, memory int64) *grouping {
 	if err != nil {
 		t.Fatal(err)
 	}
-	panes, err := pane.StrategyOf(&pipepb.WindowingStrategy{
+	ws := &pipepb.WindowingStrategy{
 		WindowFn:         &pipepb.FunctionSpec{Urn: "beam:window_fn:fixed_windows:v1", Payload: payload},
 		Trigger:          &pipepb.Trigger{Trigger: &pipepb.Trigger_Default_{Default: &pipepb.Trigger_Default{}}},
 		AccumulationMode: pipepb.AccumulationMode_DISCARDING,
-	})
+	}
+	for _, e := range edit {
+		e(ws)
+	}
+	panes, err := pane.StrategyOf(ws)
 	if err != nil {
 		t.Fatal(err)
 	}
 	budget := membudget.New(memory)
 	m := &TaskManager{cfg: Config{Budget: budget}, store: state.NewStore(t.TempDir(), budget)}
 	s := &stream{
-		r:     &run{m: m, prog: &bundle.Program{Node: &jobgraph.Stage{}, Stream: &bundle.Stream{Panes: panes}}},
-		marks: watermark.NewTracker(1),
-		job:   &streamJob{now: element.Timestamp(time.Now().UnixMilli())},
+		r:     &run{m: m, live: &counts{}, prog: &bundle.Program{Node: &jobgraph.Stage{}, Stream: &bundle.Stream{Panes: panes}}},
+		marks: watermark.NewTracker(1), told: watermark.Start,
+		job: &streamJob{played: true, now: 1000},
 	}
 	g := newGrouping(s)
+	s.root = g
 	t.Cleanup(func() {
 		if err := errors.Join(g.close(), m.store.Close()); err != nil {
 			t.Error(err)
@@ -98,17 +103,27 @@ func TestGroupsInParts(t *testing.T) {
 		}
 		g.put(t, fmt.Sprint("key", i), "y", 20)
 	}
-	g.s.marks.Advance(0, watermark.Mark{Watermark: 10})
-	for {
-		did, err := g.step(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !did {
-			break
+	for _, at := range []element.Timestamp{10, 30} {
+		g.s.marks.Advance(0, watermark.Mark{Watermark: at})
+		if n := g.steps(t); n != keys {
+			t.Errorf("%d panes when the watermark has passed the window that ends at %s, want %d", n, at, keys)
 		}
 	}
-	if g.s.batch.count != keys {
-		t.Errorf("%d panes when the watermark has passed the window, want %d", g.s.batch.count, keys)
+}
+
+// What comes when a window has ended, and before its key was told, doesn't make a
+// pane of what happens to be in memory.
+func TestGroupsInPartsToldLate(t *testing.T) {
+	for _, start := range []element.Timestamp{0, 20} {
+		g := newTestGrouping(t, 1<<20, func(ws *pipepb.WindowingStrategy) { ws.AllowedLateness = 100 })
+		g.fill(t, true, 0)
+		if start > 0 { // else nothing of the key is in memory
+			g.put(t, "key0", "y", 0)
+		}
+		g.s.marks.Advance(0, watermark.Mark{Watermark: 10})
+		g.put(t, "key0", "z", start)
+		if n := len(g.s.batch.chunk); n < 1<<20 {
+			t.Errorf("an element of the window at %s made panes of %d bytes", start, n)
+		}
 	}
 }
