@@ -2,12 +2,13 @@
 // data, state, logging, provision, artifact retrieval and worker status
 // services.
 //
-// A Server serves them on one listener, and the data service on further ones,
-// its lanes. Admit invents the identity of a worker before the worker is
-// started; nobody without such an identity is heard, and nobody may use one
-// twice. Once its control stream is there, the Worker runs bundles: Start sends
-// the request, Send the input, the bundle's Output takes what comes back, its
-// StateHandler answers state requests, Wait ends it.
+// A Server serves them on one listener, the data service on further ones, its
+// lanes, and, at the least cost, the state service on one more. Admit invents
+// the identity of a worker before the worker is started; nobody without such an
+// identity is heard, and nobody may use one twice. Once its control stream is
+// there, the Worker runs bundles: Start sends the request, Send the input, the
+// bundle's Output takes what comes back, its StateHandler answers state
+// requests, Wait ends it.
 //
 // What it promises. Elements stay bytes: a chunk is copied once on its way in
 // and once on its way out, and nothing is done per element. A worker's data
@@ -74,6 +75,16 @@ type StateHandler interface {
 	Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error)
 	Append(ctx context.Context, key *fnpb.StateKey, data []byte) error
 	Clear(ctx context.Context, key *fnpb.StateKey) error
+}
+
+// A QuickStateHandler is a StateHandler that can tell what it answers without
+// waiting. The keys, requests and data that it is given are good during the
+// call only.
+type QuickStateHandler interface {
+	StateHandler
+	// Quick reports whether a request about key, whatever it wants, is answered
+	// from memory, now. It must not wait either.
+	Quick(key *fnpb.StateKey) bool
 }
 
 // Protocol names of capabilities that this room has an opinion on.

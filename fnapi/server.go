@@ -38,15 +38,19 @@ type Options struct {
 	// StateRequests bounds the state requests of one worker that are answered or
 	// queued at once; further ones stay unread. Default: 64.
 	StateRequests int
+	// State is where state requests are answered at the least cost. Default: they
+	// are answered where control is.
+	State net.Listener
 }
 
 // A Server serves the Fn API to the workers that were admitted.
 type Server struct {
-	opts    Options
-	control net.Listener
-	data    []net.Listener
-	urls    []string // of data, by lane
-	url     string   // of control
+	opts     Options
+	control  net.Listener
+	data     []net.Listener
+	urls     []string // of data, by lane
+	url      string   // of control
+	stateURL string
 
 	lastInstruction atomic.Uint64
 	tasks           sync.WaitGroup // what outlives a gRPC handler; Serve waits for it
@@ -75,6 +79,10 @@ func NewServer(opts Options, control net.Listener, data []net.Listener) (*Server
 	}
 	s := &Server{opts: opts, control: control, data: data, workers: make(map[string]*Worker), lines: make(map[string]*Worker)}
 	s.url = dialURL(control.Addr(), opts.Host)
+	s.stateURL = s.url
+	if opts.State != nil {
+		s.stateURL = dialURL(opts.State.Addr(), opts.Host)
+	}
 	for _, l := range data {
 		s.urls = append(s.urls, dialURL(l.Addr(), opts.Host))
 	}
@@ -118,13 +126,7 @@ const greeting = 3 * time.Second
 // goroutine of the server: when it returns, none is left, all workers are lost
 // and all bundles have failed. It may be called once.
 func (s *Server) Serve(ctx context.Context) error {
-	servers := make([]*grpc.Server, 1+len(s.data))
-	listeners := append([]net.Listener{s.control}, s.data...)
-	servers[0] = s.controlServer()
-	for lane := range s.data {
-		servers[1+lane] = s.dataServer(lane)
-	}
-
+	servers, listeners := s.servers()
 	failed := make(chan error, len(servers))
 	var serving sync.WaitGroup
 	for i, srv := range servers {
@@ -151,6 +153,25 @@ func (s *Server) Serve(ctx context.Context) error {
 	serving.Wait()
 	s.tasks.Wait()
 	return err
+}
+
+// A server is what answers on a listener.
+type server interface {
+	Serve(l net.Listener) error
+	GracefulStop()
+	Stop()
+}
+
+// servers makes the servers, each with its listener.
+func (s *Server) servers() (servers []server, listeners []net.Listener) {
+	servers, listeners = []server{s.controlServer()}, []net.Listener{s.control}
+	for lane, l := range s.data {
+		servers, listeners = append(servers, s.dataServer(lane)), append(listeners, l)
+	}
+	if l := s.opts.State; l != nil {
+		servers, listeners = append(servers, s.stateServer()), append(listeners, l)
+	}
+	return servers, listeners
 }
 
 // Workers is the number of workers that are admitted and connected.

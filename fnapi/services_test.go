@@ -63,45 +63,46 @@ func (b *inbook) Clear(context.Context, *fnpb.StateKey) error {
 	return nil
 }
 
+// A quickBook is an inbook that never waits.
+type quickBook struct{ *inbook }
+
+func (quickBook) Quick(*fnpb.StateKey) bool { return true }
+
 // Requests of one bundle that are under way together are answered in order, as
 // SDKs expect of a clear and the appends after it. Gets come in pages, errors
 // as text.
 func TestState(t *testing.T) {
-	s := serve(t, 1)
+	for _, c := range []struct {
+		name  string
+		own   bool // a listener for state
+		quick bool // and everything is answered at once
+	}{{"control", false, false}, {"own listener", true, false}, {"quick", true, true}} {
+		t.Run(c.name, func(t *testing.T) { testState(t, c.own, c.quick) })
+	}
+}
+
+func testState(t *testing.T, own, quick bool) {
+	opts := fnapi.Options{}
+	if own {
+		opts.State = listen(t)
+	}
+	s := serveWith(t, 1, opts)
 	var pages []string
 	var refused *fnpb.StateResponse
-	w := connect(t, s, &fnapitest.Harness{Process: func(c *fnapitest.Call, _ string, _ []byte) error {
-		var last <-chan *fnpb.StateResponse
-		for n := range 100 {
-			req := &fnpb.StateRequest{Request: &fnpb.StateRequest_Append{Append: &fnpb.StateAppendRequest{Data: fmt.Append(nil, n)}}}
-			if n%10 == 0 {
-				req.Request = &fnpb.StateRequest_Clear{Clear: &fnpb.StateClearRequest{}}
-			}
-			var err error
-			if last, err = c.StateLater(req); err != nil {
-				return err
-			}
-		}
-		<-last
-		var token []byte
-		for {
-			resp, err := c.State(&fnpb.StateRequest{Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{ContinuationToken: token}}})
-			if err != nil || resp.GetError() != "" {
-				return fmt.Errorf("get: %v, %w", resp.GetError(), err)
-			}
-			pages = append(pages, string(resp.GetGet().GetData()))
-			if token = resp.GetGet().GetContinuationToken(); len(token) == 0 {
-				break
-			}
-		}
-		var err error
-		refused, err = c.State(&fnpb.StateRequest{Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{ContinuationToken: []byte{99}}}})
+	w := connect(t, s, &fnapitest.Harness{Process: func(c *fnapitest.Call, _ string, _ []byte) (err error) {
+		pages, refused, err = askState(c)
 		return err
 	}})
 	ctx := withTimeout(t)
 	book := &inbook{pages: []string{"one", "two"}}
 	start := echo(w, 0)
 	start.State = book
+	if quick {
+		start.State = quickBook{book}
+	}
+	if own == (w.StateURL() == w.URL()) {
+		t.Errorf("state is at %s, control at %s", w.StateURL(), w.URL())
+	}
 	b, err := w.Start(ctx, start)
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +128,43 @@ func TestState(t *testing.T) {
 	if !strings.Contains(refused.GetError(), "no such page") {
 		t.Errorf("the refused request: %v", refused)
 	}
+}
+
+// askState makes 100 changes without waiting in between, reads the state, and
+// asks for what there isn't. Some requests are about a bag, as most are, and
+// some are not.
+func askState(c *fnapitest.Call) (pages []string, refused *fnpb.StateResponse, err error) {
+	bag := &fnpb.StateKey{Type: &fnpb.StateKey_BagUserState_{BagUserState: &fnpb.StateKey_BagUserState{TransformId: "e1", UserStateId: "s", Key: []byte("k")}}}
+	other := &fnpb.StateKey{Type: &fnpb.StateKey_Runner_{Runner: &fnpb.StateKey_Runner{Key: []byte("k")}}}
+	var last <-chan *fnpb.StateResponse
+	for n := range 100 {
+		req := &fnpb.StateRequest{StateKey: bag, Request: &fnpb.StateRequest_Append{Append: &fnpb.StateAppendRequest{Data: fmt.Append(nil, n)}}}
+		if n%10 == 0 {
+			req.Request = &fnpb.StateRequest_Clear{Clear: &fnpb.StateClearRequest{}}
+		}
+		if n%7 == 3 {
+			req.StateKey = other
+		}
+		if last, err = c.StateLater(req); err != nil {
+			return nil, nil, err
+		}
+	}
+	<-last
+	get := func(token []byte) (*fnpb.StateResponse, error) {
+		return c.State(&fnpb.StateRequest{StateKey: bag, Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{ContinuationToken: token}}})
+	}
+	for token := []byte(nil); ; {
+		resp, err := get(token)
+		if err != nil || resp.GetError() != "" {
+			return nil, nil, fmt.Errorf("get: %v, %w", resp.GetError(), err)
+		}
+		pages = append(pages, string(resp.GetGet().GetData()))
+		if token = resp.GetGet().GetContinuationToken(); len(token) == 0 {
+			break
+		}
+	}
+	refused, err = get([]byte{99})
+	return pages, refused, err
 }
 
 // Go's SDK reads the tails of large groups at the data URL of their heads.
@@ -160,7 +198,12 @@ func TestStateAtDataURL(t *testing.T) {
 // A state request that hangs holds its own bundle only, and ends with it. One
 // for a bundle that is over is refused.
 func TestStateHangs(t *testing.T) {
-	s := serve(t, 2)
+	t.Run("control", func(t *testing.T) { testStateHangs(t, fnapi.Options{}) })
+	t.Run("own listener", func(t *testing.T) { testStateHangs(t, fnapi.Options{State: listen(t)}) })
+}
+
+func testStateHangs(t *testing.T, opts fnapi.Options) {
+	s := serveWith(t, 2, opts)
 	after := make(chan *fnpb.StateResponse, 1)
 	get := func() *fnpb.StateRequest {
 		return &fnpb.StateRequest{Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{}}}

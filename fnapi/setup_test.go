@@ -46,18 +46,11 @@ func serve(t testing.TB, lanes int) *fnapi.Server {
 func serveWith(t testing.TB, lanes int, opts fnapi.Options) *fnapi.Server {
 	t.Helper()
 	opts.Logger = slog.New(slog.DiscardHandler)
-	listen := func() net.Listener {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return l
-	}
 	data := make([]net.Listener, lanes)
 	for i := range data {
-		data[i] = listen()
+		data[i] = listen(t)
 	}
-	s, err := fnapi.NewServer(opts, listen(), data)
+	s, err := fnapi.NewServer(opts, listen(t), data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +64,15 @@ func serveWith(t testing.TB, lanes int, opts fnapi.Options) *fnapi.Server {
 		}
 	})
 	return s
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // connect admits a worker and runs h as it, to the end of the test.

@@ -24,8 +24,10 @@ type stateStream struct {
 
 // A stateRequest is a request on its way through its bundle's queue.
 type stateRequest struct {
-	from *stateStream
-	req  *fnpb.StateRequest
+	from interface {
+		answer(resp *fnpb.StateResponse)
+	}
+	req *fnpb.StateRequest
 }
 
 // State answers a worker's state requests. Those of one bundle are answered in
@@ -58,7 +60,7 @@ func (s *stateStream) read() error {
 		}
 		b := s.worker.bundle([]byte(req.GetInstructionId()))
 		if b == nil {
-			s.answer(refusal(req, fmt.Errorf("no bundle %q is under way", req.GetInstructionId())))
+			s.answer(refusal(req.GetId(), fmt.Errorf("no bundle %q is under way", req.GetInstructionId())))
 			<-s.worker.stateSlots
 			continue
 		}
@@ -105,37 +107,49 @@ func (b *Bundle) drain() {
 
 // answerState asks the bundle's handler.
 func (b *Bundle) answerState(req *fnpb.StateRequest) *fnpb.StateResponse {
-	b.stateMu.Lock()
-	defer b.stateMu.Unlock()
-	if b.over.Load() {
-		return refusal(req, errors.New("the bundle is over"))
-	}
-	h := b.start.State
-	if h == nil {
-		return refusal(req, errors.New("the bundle has no state"))
-	}
 	resp := &fnpb.StateResponse{Id: req.GetId()}
 	var err error
 	switch r := req.GetRequest().(type) {
 	case *fnpb.StateRequest_Get:
 		get := &fnpb.StateGetResponse{}
-		get.Data, get.ContinuationToken, err = h.Get(b.ctx, req.GetStateKey(), r.Get)
+		get.Data, get.ContinuationToken, err = b.ask(verbGet, req.GetStateKey(), r.Get, nil)
 		resp.Response = &fnpb.StateResponse_Get{Get: get}
 	case *fnpb.StateRequest_Append:
-		err = h.Append(b.ctx, req.GetStateKey(), r.Append.GetData())
+		_, _, err = b.ask(verbAppend, req.GetStateKey(), nil, r.Append.GetData())
 		resp.Response = &fnpb.StateResponse_Append{Append: &fnpb.StateAppendResponse{}}
 	case *fnpb.StateRequest_Clear:
-		err = h.Clear(b.ctx, req.GetStateKey())
+		_, _, err = b.ask(verbClear, req.GetStateKey(), nil, nil)
 		resp.Response = &fnpb.StateResponse_Clear{Clear: &fnpb.StateClearResponse{}}
 	default:
 		err = errors.New("a state request is get, append or clear")
 	}
 	if err != nil {
-		return refusal(req, err)
+		return refusal(req.GetId(), err)
 	}
 	return resp
 }
 
-func refusal(req *fnpb.StateRequest, err error) *fnpb.StateResponse {
-	return &fnpb.StateResponse{Id: req.GetId(), Error: fmt.Sprintf("state request %s: %v", req.GetId(), err)}
+// ask asks the bundle's handler; get is for a get, data for an append.
+func (b *Bundle) ask(v verb, key *fnpb.StateKey, get *fnpb.StateGetRequest, data []byte) (page, next []byte, err error) {
+	b.stateMu.Lock()
+	defer b.stateMu.Unlock()
+	if b.over.Load() {
+		return nil, nil, errors.New("the bundle is over")
+	}
+	h := b.start.State
+	if h == nil {
+		return nil, nil, errors.New("the bundle has no state")
+	}
+	switch v {
+	case verbGet:
+		return h.Get(b.ctx, key, get)
+	case verbAppend:
+		return nil, nil, h.Append(b.ctx, key, data)
+	default:
+		return nil, nil, h.Clear(b.ctx, key)
+	}
+}
+
+func refusal(id string, err error) *fnpb.StateResponse {
+	return &fnpb.StateResponse{Id: id, Error: fmt.Sprintf("state request %s: %v", id, err)}
 }

@@ -88,7 +88,7 @@ func (w *Worker) Name() string { return w.admission.Name }
 func (w *Worker) URL() string { return w.server.url }
 
 // StateURL is the address of the state service.
-func (w *Worker) StateURL() string { return w.server.url }
+func (w *Worker) StateURL() string { return w.server.stateURL }
 
 // DataURL is the data endpoint of a lane, any non-negative number: concurrent
 // bundles of one worker use different lanes, so that one can't block another.
