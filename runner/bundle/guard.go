@@ -19,7 +19,7 @@ type guard struct {
 	first atomic.Pointer[error]
 }
 
-var _ fnapi.StateHandler = (*guard)(nil)
+var _ fnapi.QuickStateHandler = (*guard)(nil)
 
 // Get is fnapi.StateHandler's.
 func (g *guard) Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error) {
@@ -37,7 +37,16 @@ func (g *guard) Clear(ctx context.Context, key *fnpb.StateKey) error {
 	return g.note(g.state.Clear(ctx, key))
 }
 
+// Quick is fnapi.QuickStateHandler's.
+func (g *guard) Quick(key *fnpb.StateKey) bool {
+	q, ok := g.state.(fnapi.QuickStateHandler)
+	return ok && q.Quick(key)
+}
+
 func (g *guard) note(err error) error {
+	if err == nil {
+		return nil
+	}
 	var system syscall.Errno
 	if errors.As(err, &system) {
 		g.first.CompareAndSwap(nil, &err)

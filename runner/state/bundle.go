@@ -48,6 +48,13 @@ func (b *Bundle) Get(_ context.Context, key *fnpb.StateKey, req *fnpb.StateGetRe
 	return b.stagedValue(t.cellID, t.mapKey).page(b.shelf, token)
 }
 
+// Quick reports whether requests about key are answered from memory, now. They
+// are about user state.
+func (b *Bundle) Quick(key *fnpb.StateKey) bool {
+	bag := key.GetBagUserState()
+	return bag != nil && b.backend.quick(bag.GetKey())
+}
+
 // ready has what is known of a key in memory. It is an error of a worker to ask
 // when the bundle has ended. The lock is held.
 func (b *Bundle) ready(key string) error {

@@ -125,6 +125,19 @@ func (s *Keyed) load(key string) error {
 	return err
 }
 
+// quick is false where there are bags with parts on disk.
+func (s *Keyed) quick(key []byte) bool {
+	if s.shelf.last.Load() > 0 || !s.mu.TryLock() {
+		return false
+	}
+	defer s.mu.Unlock()
+	if s.table.disk == 0 {
+		return true
+	}
+	_, here := s.table.Part(key)
+	return here
+}
+
 // cell is a cell that load has brought, or nil. (s.mu is held.)
 func (s *Keyed) cell(id cellID) *cell {
 	k, ok := s.table.Part([]byte(id.key)) // keys here have no parts: all or nothing is in memory

@@ -28,6 +28,8 @@ type shelf interface {
 type spill struct {
 	dir string
 
+	used atomic.Bool // something is in the file
+
 	mu   sync.Mutex
 	file *os.File
 	end  int64
@@ -53,6 +55,7 @@ func (s *spill) write(b []byte) (off int64, err error) {
 	}
 	off = s.end
 	s.end += int64(len(b))
+	s.used.Store(true)
 	return off, nil
 }
 
@@ -80,6 +83,7 @@ func (s *spill) reset() error {
 		return nil
 	}
 	s.end = 0
+	s.used.Store(false)
 	return s.file.Truncate(0)
 }
 

@@ -50,6 +50,9 @@ type backend interface {
 	// load makes sure that the cells of a key can be asked for, until the bundle
 	// ends.
 	load(key string) error
+	// quick reports whether all of a key can be had without waiting for the disk or
+	// for somebody else. It doesn't wait.
+	quick(key []byte) bool
 	bag(id cellID) bag
 	mapValue(id cellID, mapKey string) bag
 	mapKeys(id cellID) []string // in any order
@@ -155,6 +158,9 @@ func (s *Batch) Bundle() *Bundle {
 }
 
 func (s *Batch) load(string) error { return nil }
+
+// quick is false from the first write to the file on, until all is forgotten.
+func (s *Batch) quick([]byte) bool { return !s.spill.used.Load() }
 
 func (s *Batch) bag(id cellID) bag {
 	s.mu.RLock()
