@@ -137,8 +137,8 @@ func (s *taskSide) joinShuffle(cfg taskSideConfig, shuffleDir, spillDir string) 
 	return nil
 }
 
-// listenFnAPI opens one loopback port for all services and one for the data of
-// each lane. SDK workers always talk to a TaskManager on its own host.
+// listenFnAPI opens one loopback port for all services, one for the data of each
+// lane and one for state. SDK workers always talk to a TaskManager on its own host.
 func listenFnAPI(lanes int, log *slog.Logger) (*fnapi.Server, string, error) {
 	var open []net.Listener
 	listen := func() (net.Listener, error) {
@@ -164,7 +164,11 @@ func listenFnAPI(lanes int, log *slog.Logger) (*fnapi.Server, string, error) {
 			return fail(err)
 		}
 	}
-	srv, err := fnapi.NewServer(fnapi.Options{Logger: log}, control, data)
+	state, err := listen()
+	if err != nil {
+		return fail(err)
+	}
+	srv, err := fnapi.NewServer(fnapi.Options{Logger: log, State: state}, control, data)
 	if err != nil {
 		return fail(err)
 	}
