@@ -13,6 +13,7 @@ import (
 
 	"trestle/element"
 	"trestle/runner/pane"
+	"trestle/runner/trigger"
 	"trestle/runner/trigger/triggertest"
 	"trestle/runner/window"
 
@@ -46,6 +47,9 @@ func TestMain(m *testing.M) {
 // diff as you would read code.
 func TestPanes(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		if strings.HasSuffix(path, ".fail") {
+			return // what a property left when it failed, for its own test
+		}
 		var r *rig
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd == "window" {
@@ -247,4 +251,36 @@ func duration(t *testing.T, text string) time.Duration {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// What an SDK says of windows that it was not asked about, or in a way that makes
+// no sense, is refused, and changes nothing.
+func TestForeignMerges(t *testing.T) {
+	tree, err := trigger.New(nil, trigger.Options{Merging: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &pane.Strategy{Trigger: tree, Merging: window.MergeByTheirFn}
+	of := func(name string) window.Window { return window.Opaque([]byte(name), 1000) }
+	var k pane.Key
+	now := pane.Now{Input: element.MinTimestamp, Output: element.MinTimestamp}
+	add := func(name string, merges ...window.Merge) error {
+		_, err := s.Add(&k, now, []pane.Element{{Timestamp: 1, Windows: []window.Window{of(name)}}}, merges, nil)
+		return err
+	}
+	if err := add("a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := add("b", window.Merge{Into: of("c"), From: []window.Window{of("a"), of("x")}}); err == nil {
+		t.Error("a window of nobody's was merged")
+	}
+	if got := k.Windows(); len(got) != 1 || got[0] != of("a") {
+		t.Errorf("after an error there are %v", got)
+	}
+	if err := add("b", window.Merge{Into: of("c"), From: []window.Window{of("a"), of("b")}}); err != nil {
+		t.Error(err)
+	}
+	if got := k.Windows(); len(got) != 1 || got[0] != of("c") {
+		t.Errorf("at last there are %v", got)
+	}
 }

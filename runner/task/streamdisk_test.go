@@ -142,6 +142,17 @@ func TestGroupsWaitForTheClock(t *testing.T) {
 	}
 }
 
+// What is due when an element comes is done before it counts.
+func TestGroupsDueBeforeMore(t *testing.T) {
+	g := newTestGrouping(t, 256<<20, func(ws *pipepb.WindowingStrategy) { ws.Trigger = triggertest.Parse("repeat(after(delay 500))") })
+	g.put(t, "key0", "x", 0)
+	g.s.job.now = 1500
+	g.put(t, "key0", "z", 0)
+	if n, next := g.steps(t), g.next(); n != 1 || next != 2000 {
+		t.Errorf("%d panes, and the next element waits until %s, want 1 and 2000", n, next)
+	}
+}
+
 // newTestTimers are timers of a stream of no inputs but what the test says: of
 // one family of event time, and of one of processing time.
 func newTestTimers(t *testing.T, memory int64) *streamTimers {
