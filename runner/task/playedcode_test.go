@@ -299,9 +299,10 @@ func (s *show) look(c *bundletest.Call, v *coders.Value) error {
 	return nil
 }
 
-// sized is the element that splitting gives for a restriction of a key.
-func sized(at element.Timestamp, key, restriction string) []byte {
-	b := coders.AppendHeader(nil, at, 1, nil, coders.NoFiring)
+// sized is the element that splitting gives for a restriction of a key, in the
+// windows of v.
+func sized(v *coders.Value, key, restriction string) []byte {
+	b := coders.AppendHeader(nil, v.Timestamp(), v.NumWindows, v.Windows, v.Pane)
 	b = append(append(b, bundletest.Bytes(key)...), bundletest.Bytes("")...)
 	b = append(b, bundletest.Bytes(restriction)...)
 	return binary.BigEndian.AppendUint64(b, math.Float64bits(1))
@@ -309,7 +310,7 @@ func sized(at element.Timestamp, key, restriction string) []byte {
 
 // restrict makes a restriction of an element's value.
 func (s *show) restrict(c *bundletest.Call, v *coders.Value) error {
-	return c.Call.Emit(c.Sinks[0], sized(v.Timestamp(), bundletest.Word(v.Key()), bundletest.Word(v.KVValue())))
+	return c.Call.Emit(c.Sinks[0], sized(v, bundletest.Word(v.Key()), bundletest.Word(v.KVValue())))
 }
 
 // read reads some of a restriction, and leaves the rest.
@@ -326,10 +327,15 @@ func (s *show) read(c *bundletest.Call, v *coders.Value) error {
 		return fmt.Errorf("restriction %q: %w", text, err)
 	}
 	until := min(lo+step, hi)
-	s.tell("%s reads %d to %d", key, lo, until-1)
+	windows := ""
+	for rest := v.Windows; len(rest) > 0; rest = rest[len(v.Windows)/v.NumWindows:] {
+		windows += " " + where(rest)
+	}
+	s.tell("%s reads %d to %d%s", key, lo, until-1, windows)
 	for _, sink := range c.Sinks {
 		for i := lo; i < until; i++ {
-			if err := c.Call.Emit(sink, bundletest.Element(element.Timestamp(i), key, fmt.Sprint(i))); err != nil {
+			b := coders.AppendHeader(nil, element.Timestamp(i), v.NumWindows, v.Windows, coders.NoFiring)
+			if err := c.Call.Emit(sink, append(append(b, bundletest.Bytes(key)...), bundletest.Bytes(fmt.Sprint(i))...)); err != nil {
 				return err
 			}
 		}
@@ -337,7 +343,7 @@ func (s *show) read(c *bundletest.Call, v *coders.Value) error {
 	if until == hi {
 		return nil
 	}
-	rest := &fnpb.BundleApplication{Element: sized(v.Timestamp(), key, fmt.Sprintf("%d-%d/%d%c%d", until, hi, step, known, delay))}
+	rest := &fnpb.BundleApplication{Element: sized(v, key, fmt.Sprintf("%d-%d/%d%c%d", until, hi, step, known, delay))}
 	if known == '+' {
 		rest.OutputWatermarks = map[string]*timestamppb.Timestamp{"o0": timestamppb.New(time.UnixMilli(until))}
 	}
