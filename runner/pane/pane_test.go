@@ -284,3 +284,36 @@ func TestForeignMerges(t *testing.T) {
 		t.Errorf("at last there are %v", got)
 	}
 }
+
+// A window that others have become fires when they have enough between them,
+// though none of the elements that came is in it.
+func TestMergedIsReady(t *testing.T) {
+	tree, err := trigger.New(triggertest.Parse("repeat(count(2))"), trigger.Options{Merging: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &pane.Strategy{Trigger: tree, Merging: window.MergeByTheirFn}
+	var k pane.Key
+	add := func(name string, merges ...window.Merge) (told []string) {
+		now := pane.Now{Input: element.MinTimestamp, Output: element.MinTimestamp}
+		ops, err := s.Add(&k, now, []pane.Element{{Timestamp: 1, Windows: []window.Window{window.Opaque([]byte(name), 1000)}}}, merges, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range ops {
+			if op.Kind == pane.Emit {
+				told = append(told, op.Window.Code)
+			}
+		}
+		return told
+	}
+	add("a")
+	add("b")
+	of := func(name string) window.Window { return window.Opaque([]byte(name), 1000) }
+	if told := add("c", window.Merge{Into: of("ab"), From: []window.Window{of("a"), of("b")}}); !slices.Equal(told, []string{"ab"}) {
+		t.Errorf("panes of %q, want one of ab", told)
+	}
+	if told := add("d", window.Merge{Into: of("cd"), From: []window.Window{of("c"), of("d")}}); !slices.Equal(told, []string{"cd"}) {
+		t.Errorf("panes of %q, want one of cd", told)
+	}
+}
