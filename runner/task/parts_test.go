@@ -14,9 +14,9 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 )
 
-// A bundle that is cut by keys has all elements of a key in one part, in their
-// order, and no part is much longer than its share unless one key is.
-func TestSplitByKey(t *testing.T) {
+// pairs cuts pairs of bytes in the global window.
+func pairs(t *testing.T) *coders.Windowed {
+	t.Helper()
 	table := coders.NewTable(map[string]*pipepb.Coder{
 		"b":  {Spec: &pipepb.FunctionSpec{Urn: "beam:coder:bytes:v1"}},
 		"kv": {Spec: &pipepb.FunctionSpec{Urn: "beam:coder:kv:v1"}, ComponentCoderIds: []string{"b", "b"}},
@@ -30,7 +30,13 @@ func TestSplitByKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := coders.NewWindowed(kv, global)
+	return coders.NewWindowed(kv, global)
+}
+
+// A bundle that is cut by keys has all elements of a key in one part, in their
+// order, and no part is much longer than its share unless one key is.
+func TestSplitByKey(t *testing.T) {
+	w := pairs(t)
 	chance := rand.New(rand.NewPCG(1, 2))
 	for _, keys := range []int{1, 3, 500} {
 		in := &bundle.Input{Elements: 5000}

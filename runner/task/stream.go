@@ -35,8 +35,10 @@ type stream struct {
 	due int // keys that hold nothing back because a time comes first
 
 	batch   batchOut
-	blocked []held       // elements that wait for a side input
-	state   *state.Keyed // of a keyed stage, else nil
+	pace    pace
+	behind  map[int]watermark.Mark // by main input: what counts when the batch is done
+	blocked []held                 // elements that wait for a side input
+	state   *state.Keyed           // of a keyed stage, else nil
 
 	draining <-chan struct{} // nil once it is known that the job drains
 	lost     lost            // what was dropped, and is not told yet
@@ -63,32 +65,6 @@ type held struct {
 	at   element.Timestamp
 }
 
-// batchOut collects what the next bundle is given.
-type batchOut struct {
-	chunk []byte
-	count int
-}
-
-// cut takes the first most elements off, or all if there are no more.
-func (b *batchOut) cut(w *coders.Windowed, most int) (batchOut, error) {
-	all := *b
-	if all.count <= most {
-		*b = batchOut{}
-		return all, nil
-	}
-	rest := all.chunk
-	var v coders.Value
-	for range most {
-		var err error
-		if rest, err = w.Next(rest, &v); err != nil {
-			return batchOut{}, err
-		}
-	}
-	n := len(all.chunk) - len(rest)
-	*b = batchOut{chunk: rest, count: all.count - most}
-	return batchOut{chunk: all.chunk[:n:n], count: most}, nil
-}
-
 // stream runs the task to its end.
 func (r *run) stream(ctx context.Context) (*Finished, error) {
 	job := r.m.streamJob(r.spec.Job, r.prog.Stream.Stages, r.prog.Stream.Played)
@@ -97,7 +73,7 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 			d.Before = job.begin
 		}
 	}
-	s := &stream{r: r, job: job, draining: job.draining, sides: map[bundle.SideKey]*liveSide{}, told: watermark.Start}
+	s := &stream{r: r, job: job, draining: job.draining, sides: map[bundle.SideKey]*liveSide{}, behind: map[int]watermark.Mark{}, told: watermark.Start}
 	s.br = r.bundles()
 	defer s.br.Close()
 	s.br.Loose = true
@@ -226,6 +202,7 @@ func (s *stream) work(ctx context.Context) error {
 			}
 			continue
 		}
+		s.advance()
 		did, err := s.root.step(ctx)
 		if err != nil {
 			return err
@@ -275,26 +252,6 @@ func (s *stream) wait(ctx context.Context, next element.Timestamp) error {
 	return s.takeAll(ctx)
 }
 
-// takeAll takes what is there, up to a bundle.
-func (s *stream) takeAll(ctx context.Context) error {
-	limit := s.r.limits()
-	for len(s.batch.chunk) < int(limit.bytes) && s.batch.count < limit.count {
-		select {
-		case a := <-s.in.arrivals:
-			if err := s.take(ctx, a); err != nil {
-				return err
-			}
-		case <-s.seat.wake:
-			s.received += s.job.moved(s.seat)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		default:
-			return nil
-		}
-	}
-	return nil
-}
-
 // take takes what came.
 func (s *stream) take(ctx context.Context, a arrival) error {
 	if a.err != nil {
@@ -325,6 +282,10 @@ func (s *stream) take(ctx context.Context, a arrival) error {
 		return nil
 	}
 	// What came before it must be done before it counts.
+	s.behind[a.source] = m
+	if !s.job.played {
+		return nil // what comes after it may be done before it counts, too
+	}
 	if err := s.unblock(ctx); err != nil {
 		return err
 	}
@@ -333,8 +294,16 @@ func (s *stream) take(ctx context.Context, a arrival) error {
 			return err
 		}
 	}
-	s.marks.Advance(a.source, m)
+	s.advance()
 	return nil
+}
+
+// advance has the newest marks count: all that came before them is done.
+func (s *stream) advance() {
+	for source, m := range s.behind {
+		s.marks.Advance(source, m)
+	}
+	clear(s.behind)
 }
 
 // give hands elements to the next bundle, those that wait for no side input.
@@ -395,25 +364,6 @@ func (s *stream) unblock(ctx context.Context) error {
 	return nil
 }
 
-// flush runs a bundle of what was collected, or of the first part of that if it
-// is more than a bundle may have.
-func (s *stream) flush(ctx context.Context) error {
-	if r, ok := s.root.(*restrictions); ok {
-		b := s.batch
-		s.batch = batchOut{}
-		return r.queue(b.chunk)
-	}
-	b, err := s.batch.cut(s.r.prog.Input, s.r.limits().count)
-	if err != nil {
-		return err
-	}
-	parts, err := s.r.split(&bundle.Input{Chunks: [][]byte{b.chunk}, Elements: b.count, Bytes: int64(len(b.chunk))})
-	if err != nil {
-		return err
-	}
-	return s.bundles(ctx, parts)
-}
-
 // bundle runs one bundle to its commit.
 func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, error) {
 	res, err := s.br.Run(ctx, in)
@@ -423,27 +373,6 @@ func (s *stream) bundle(ctx context.Context, in *bundle.Input) (*bundle.Result, 
 	}
 	s.r.live.add(res)
 	return res, nil
-}
-
-// bundles runs bundles that share no key, at once, and applies the timers that
-// they set when all have committed.
-func (s *stream) bundles(ctx context.Context, parts []*bundle.Input) error {
-	began := element.Timestamp(time.Now().UnixMilli())
-	results, err := s.br.RunApart(ctx, parts)
-	s.br.Close()
-	if err != nil {
-		return err
-	}
-	ended := element.Timestamp(time.Now().UnixMilli())
-	for _, res := range results {
-		if k, ok := s.root.(*keyed); ok {
-			if err := k.timers.take(res.Timers, began, ended); err != nil {
-				return err
-			}
-		}
-		s.r.live.add(res)
-	}
-	return nil
 }
 
 // tell says downstream how far the task is.
