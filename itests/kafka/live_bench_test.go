@@ -17,10 +17,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const (
-	catchPartitions = 4
-	catchEach       = 500_000
-	catchKeys       = 1000
+const catchPartitions = 4
+
+// A catchTopic has so many records in each of its partitions.
+type catchTopic struct{ each, keys int }
+
+func (c catchTopic) records() int { return catchPartitions * c.each }
+
+var (
+	fewKeys    = catchTopic{each: 2_000_000, keys: 1000}
+	manyKeys   = catchTopic{each: 1_000_000, keys: 100_000}
+	pythonKeys = catchTopic{each: 100_000, keys: 10_000}
 )
 
 func init() {
@@ -29,65 +36,111 @@ func init() {
 }
 
 // BenchmarkCatchUp runs programs over what a topic holds, replayed and live: they
-// count the records, and count them by key and window, with a combiner and as
-// groups. A live job has caught up when it has
+// count the records, count them by key and window, with a combiner and as groups,
+// and in Python count each key's in a state. A live job has caught up when it has
 // counted all, or given all windows that are complete. One run each:
 //
 //	go test ./itests/kafka -kafka -run - -bench CatchUp -benchtime 1x
 func BenchmarkCatchUp(b *testing.B) {
 	br, tool := need(b)
-	topic := newTopic(b, tool, catchPartitions)
-	complete := fillForCatchUp(b, br, topic)
 	job := serve(b)
-	l := live(br, topic)
-	l.IdleAfter = -1
-	r := kafka.Replay{Source: source(br, topic)}
-	const all = catchPartitions * catchEach
-	b.Run("count/replay", func(b *testing.B) {
+	b.Run("count", func(b *testing.B) {
+		topic := newTopic(b, tool, catchPartitions)
+		fewKeys.fill(b, br, topic)
+		catchUpCounting(b, br, job, topic)
+	})
+	for _, c := range []catchTopic{fewKeys, manyKeys} {
+		b.Run(fmt.Sprintf("keys=%d", c.keys), func(b *testing.B) {
+			topic := newTopic(b, tool, catchPartitions)
+			complete := c.fill(b, br, topic)
+			for _, program := range []struct {
+				name  string
+				build func(s beam.Scope, pairs beam.PCollection, to kafka.Sink)
+			}{{"windows", countWindows}, {"groups", groupWindows}} {
+				b.Run(program.name+"/replay", func(b *testing.B) {
+					to := newTopic(b, tool, 1)
+					r := kafka.Replay{Source: source(br, topic)}
+					catchUp(b, c.records(), func() {
+						p, s := beam.NewPipelineWithRoot()
+						program.build(s, r.Pairs(s), sink(br, to))
+						run(b, job, p)
+					})
+				})
+				b.Run(program.name+"/live", func(b *testing.B) {
+					to := newTopic(b, tool, 1)
+					heard := listen(b, br, to)
+					l := live(br, topic)
+					l.IdleAfter = -1
+					var running *liveJob
+					catchUp(b, c.records(), func() {
+						p, s := beam.NewPipelineWithRoot()
+						program.build(s, l.Pairs(s), sink(br, to))
+						running = startLive(b, job, p)
+						running.await(5*time.Minute, "the complete windows have come", func() bool { return heard.count() >= complete })
+					})
+					running.drain()
+				})
+			}
+		})
+	}
+	b.Run("python", func(b *testing.B) {
+		topic := newTopic(b, tool, catchPartitions)
+		pythonKeys.fill(b, br, topic)
+		catchUpInPython(b, br, tool, job, topic)
+	})
+}
+
+func catchUpCounting(b *testing.B, br *broker.Broker, job, topic string) {
+	all := fewKeys.records()
+	b.Run("replay", func(b *testing.B) {
+		r := kafka.Replay{Source: source(br, topic)}
 		catchUp(b, all, func() {
 			p, s := beam.NewPipelineWithRoot()
 			beam.ParDo0(s, &countFn{}, r.Pairs(s))
 			run(b, job, p)
-			if n := counted.Load(); n != all {
+			if n := counted.Load(); n != int64(all) {
 				b.Fatalf("%d records", n)
 			}
 		})
 	})
-	b.Run("count/live", func(b *testing.B) {
+	b.Run("live", func(b *testing.B) {
+		l := live(br, topic)
+		l.IdleAfter = -1
 		var running *liveJob
 		catchUp(b, all, func() {
 			p, s := beam.NewPipelineWithRoot()
 			beam.ParDo0(s, &countFn{}, l.Pairs(s))
 			running = startLive(b, job, p)
-			running.await(5*time.Minute, "all is counted", func() bool { return counted.Load() >= all })
+			running.await(5*time.Minute, "all is counted", func() bool { return counted.Load() >= int64(all) })
 		})
 		running.drain()
 	})
-	for _, program := range []struct {
-		name  string
-		build func(s beam.Scope, pairs beam.PCollection, to kafka.Sink)
-	}{{"windows", countWindows}, {"groups", groupWindows}} {
-		b.Run(program.name+"/replay", func(b *testing.B) {
-			to := newTopic(b, tool, 1)
-			catchUp(b, all, func() {
-				p, s := beam.NewPipelineWithRoot()
-				program.build(s, r.Pairs(s), sink(br, to))
-				run(b, job, p)
-			})
+}
+
+// catchUpInPython has a line for each key, once all of it is counted. Its times
+// are from the start of the program, which imports for two seconds.
+func catchUpInPython(b *testing.B, br *broker.Broker, tool *broker.Tool, job, topic string) {
+	each := fmt.Sprint(pythonKeys.records() / pythonKeys.keys)
+	b.Run("replay", func(b *testing.B) {
+		to := newTopic(b, tool, 1)
+		heard := listen(b, br, to)
+		catchUp(b, pythonKeys.records(), func() {
+			if said, err := pythonScript(b, "state.py", job, br.Plain, topic, to, each, "replay", "pythonreplay"); err != nil {
+				b.Fatalf("%v\n%s", err, said)
+			}
 		})
-		b.Run(program.name+"/live", func(b *testing.B) {
-			to := newTopic(b, tool, 1)
-			heard := listen(b, br, to)
-			var running *liveJob
-			catchUp(b, all, func() {
-				p, s := beam.NewPipelineWithRoot()
-				program.build(s, l.Pairs(s), sink(br, to))
-				running = startLive(b, job, p)
-				running.await(5*time.Minute, "the complete windows have come", func() bool { return heard.count() >= complete })
-			})
-			running.drain()
+		await(b, time.Minute, "all keys have come", func() bool { return heard.count() == pythonKeys.keys })
+	})
+	b.Run("live", func(b *testing.B) {
+		to := newTopic(b, tool, 1)
+		heard := listen(b, br, to)
+		var running *liveJob
+		catchUp(b, pythonKeys.records(), func() {
+			running, _ = startLivePython(b, job, "pythonlive", "state.py", job, br.Plain, topic, to, each, "live", "pythonlive")
+			running.await(5*time.Minute, "all keys have come", func() bool { return heard.count() == pythonKeys.keys })
 		})
-	}
+		running.drain()
+	})
 }
 
 // catchUp measures one run.
@@ -117,9 +170,9 @@ func (*groupLineFn) ProcessElement(w beam.Window, key []byte, values func(*[]byt
 	return key, []byte(windowLine(int64(w.(window.IntervalWindow).Start), string(key), n))
 }
 
-// fillForCatchUp writes events over ten minutes, each partition's in order, and
-// returns how many lines are complete before the last.
-func fillForCatchUp(b *testing.B, br *broker.Broker, topic string) (complete int) {
+// fill writes events over ten minutes, each partition's in order, and returns how
+// many lines are complete before the last.
+func (f catchTopic) fill(b *testing.B, br *broker.Broker, topic string) (complete int) {
 	c, err := kgo.NewClient(kgo.SeedBrokers(br.Plain), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerLinger(20*time.Millisecond), kgo.MaxBufferedRecords(100_000))
 	if err != nil {
@@ -129,10 +182,10 @@ func fillForCatchUp(b *testing.B, br *broker.Broker, topic string) (complete int
 	begin, span := yesterday(), 10*time.Minute
 	value := slices.Repeat([]byte{'v'}, 90)
 	windows := map[string]bool{}
-	for i := range int64(catchEach) {
-		at := begin.Add(span * time.Duration(i) / catchEach)
+	for i := range int64(f.each) {
+		at := begin.Add(span * time.Duration(i) / time.Duration(f.each))
 		for p := range int32(catchPartitions) {
-			key := fmt.Sprintf("key%07d", (i*7+int64(p)*13)%catchKeys)
+			key := fmt.Sprintf("key%07d", (i*7+int64(p)*13)%int64(f.keys))
 			c.Produce(context.Background(), &kgo.Record{Partition: p, Timestamp: at, Key: []byte(key), Value: value}, func(_ *kgo.Record, err error) {
 				if err != nil {
 					b.Error(err)

@@ -2,8 +2,6 @@ package kafka
 
 import (
 	"maps"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -18,27 +16,7 @@ func TestLivePython(t *testing.T) {
 	events := history(partitions, 1000, 8)
 	w, heard := newWriter(t, b, topic), listen(t, b, to)
 	w.write(events[:500]...)
-	program, err := filepath.Abs(filepath.Join(*cacheDir, "venv", "bin", "python"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program, "python/live.py", endpoint, b.Plain, topic, to, group, "livepython")
-	j := &liveJob{t: t, client: jobs(t, endpoint), ended: make(chan error, 1)}
-	said := make(chan []byte, 1)
-	go func() { // ends with the program, at the latest when the test does
-		text, err := cmd.CombinedOutput()
-		said <- text
-		j.ended <- err
-	}()
-	await(t, 2*time.Minute, "the job runs", func() bool {
-		select {
-		case text := <-said:
-			t.Fatalf("%v\n%s", <-j.ended, text)
-		default:
-		}
-		j.id = runningJob(t, j.client, "livepython")
-		return j.id != ""
-	})
+	j, said := startLivePython(t, endpoint, "livepython", "live.py", endpoint, b.Plain, topic, to, group, "livepython")
 	w.write(events[500:]...)
 	j.await(time.Minute, "all is read and committed", func() bool {
 		return maps.Equal(groupOffsets(t, b, group, topic), map[int32]int64{0: 1000, 1: 1000})
@@ -50,4 +28,27 @@ func TestLivePython(t *testing.T) {
 	if text := <-said; len(text) > 0 {
 		t.Logf("the program said, and ended with %v:\n%.2000s", <-j.ended, text)
 	}
+}
+
+// startLivePython runs a script whose job has this name, until it ends or the
+// test does.
+func startLivePython(t testing.TB, endpoint, name, script string, args ...string) (j *liveJob, said <-chan []byte) {
+	t.Helper()
+	j = &liveJob{t: t, client: jobs(t, endpoint), ended: make(chan error, 1)}
+	says := make(chan []byte, 1)
+	go func() { // ends with the program
+		text, err := pythonScript(t, script, args...)
+		says <- text
+		j.ended <- err
+	}()
+	await(t, 2*time.Minute, "the job runs", func() bool {
+		select {
+		case text := <-says:
+			t.Fatalf("%v\n%s", <-j.ended, text)
+		default:
+		}
+		j.id = runningJob(t, j.client, name)
+		return j.id != ""
+	})
+	return j, says
 }
