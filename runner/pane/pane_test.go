@@ -285,35 +285,51 @@ func TestForeignMerges(t *testing.T) {
 	}
 }
 
-// A window that others have become fires when they have enough between them,
-// though none of the elements that came is in it.
-func TestMergedIsReady(t *testing.T) {
+// Windows become one, which may be one of them, and fire when they have enough
+// between them, though none of the elements that came is in it. What has fired in
+// the one counts on, and what was in a pane isn't in the next.
+func TestMergedByTheirFn(t *testing.T) {
 	tree, err := trigger.New(triggertest.Parse("repeat(count(2))"), trigger.Options{Merging: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &pane.Strategy{Trigger: tree, Merging: window.MergeByTheirFn}
+	of := func(name string) window.Window { return window.Opaque([]byte(name), 1000) }
+	into := func(name string, from ...string) window.Merge {
+		m := window.Merge{Into: of(name)}
+		for _, f := range from {
+			m.From = append(m.From, of(f))
+		}
+		return m
+	}
 	var k pane.Key
-	add := func(name string, merges ...window.Merge) (told []string) {
+	for _, step := range []struct {
+		name   string
+		merges []window.Merge
+		want   string
+	}{
+		{"a", nil, "append a"},
+		{"b", nil, "append b"},
+		{"c", []window.Merge{into("ab", "a", "b")}, "merge ab append c emit ab 0 clear ab"},
+		{"d", []window.Merge{into("cd", "c", "d")}, "merge cd append cd emit cd 0 clear cd"},
+		{"e", nil, "append e"},
+		{"f", []window.Merge{into("cd", "cd", "e", "f")}, "merge cd append cd emit cd 1 clear cd"},
+	} {
 		now := pane.Now{Input: element.MinTimestamp, Output: element.MinTimestamp}
-		ops, err := s.Add(&k, now, []pane.Element{{Timestamp: 1, Windows: []window.Window{window.Opaque([]byte(name), 1000)}}}, merges, nil)
+		ops, err := s.Add(&k, now, []pane.Element{{Timestamp: 1, Windows: []window.Window{of(step.name)}}}, step.merges, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		var told []string
 		for _, op := range ops {
+			what := map[pane.OpKind]string{pane.Append: "append", pane.Merge: "merge", pane.Emit: "emit", pane.Clear: "clear"}[op.Kind] + " " + op.Window.Code
 			if op.Kind == pane.Emit {
-				told = append(told, op.Window.Code)
+				what += fmt.Sprint(" ", op.Pane.Index)
 			}
+			told = append(told, what)
 		}
-		return told
-	}
-	add("a")
-	add("b")
-	of := func(name string) window.Window { return window.Opaque([]byte(name), 1000) }
-	if told := add("c", window.Merge{Into: of("ab"), From: []window.Window{of("a"), of("b")}}); !slices.Equal(told, []string{"ab"}) {
-		t.Errorf("panes of %q, want one of ab", told)
-	}
-	if told := add("d", window.Merge{Into: of("cd"), From: []window.Window{of("c"), of("d")}}); !slices.Equal(told, []string{"cd"}) {
-		t.Errorf("panes of %q, want one of cd", told)
+		if got := strings.Join(told, " "); got != step.want {
+			t.Errorf("%s: %s, want %s", step.name, got, step.want)
+		}
 	}
 }
