@@ -270,7 +270,8 @@ func (c *conn) set(f *http2.SettingsFrame) error {
 	return err
 }
 
-// ping has the ping answered a little later.
+// ping has the ping answered a little later; at once where the peer's window is
+// what holds us up, which it may widen by what it measures.
 func (c *conn) ping(f *http2.PingFrame) error {
 	if f.IsAck() {
 		return nil
@@ -278,6 +279,11 @@ func (c *conn) ping(f *http2.PingFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pings = append(c.pings, f.Data)
+	for _, s := range c.streams {
+		if len(s.unsent) > 0 {
+			return c.pong()
+		}
+	}
 	switch len(c.pings) {
 	case 1:
 		return c.net.SetReadDeadline(time.Now().Add(pongAfter)) // see source.Read
