@@ -16,7 +16,7 @@ import (
 // its order: state and timers know nothing of it.
 
 // mostApart is how many parts of a bundle run at once.
-const mostApart = 8
+const mostApart = 16
 
 // leastPart is how many elements or timers are worth a bundle of their own.
 const leastPart = 16
