@@ -187,3 +187,17 @@ func TestPythonCachedState(t *testing.T) {
 		})
 	}
 }
+
+// TestPythonCachedSideInput reads a side input again when more of it has come. A
+// worker may keep what it has read, but not beyond that.
+func TestPythonCachedSideInput(t *testing.T) {
+	need(t, "behaviour")
+	s := serve(t)
+	dir := t.TempDir()
+	p := pythonPipeline(t, "grow", dir)
+	startBy(t, p, notedBoot(t, filepath.Join(dir, "pids")))
+	submit(t, s, "grow", p, "max_cache_memory_usage_mb=100", "sdk_worker_parallelism=1").mustEnd()
+	if got, want := lines(filepath.Join(dir, "out")), []string{"main 1 side", "main 2 side", "main 3 side side"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

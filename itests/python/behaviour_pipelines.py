@@ -12,8 +12,11 @@ import apache_beam as beam
 from apache_beam.coders import VarIntCoder
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms import environments
+from apache_beam.transforms import trigger
 from apache_beam.transforms.userstate import BagStateSpec
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
@@ -190,6 +193,25 @@ def tally(p, dir):
   gather(keyed | beam.ParDo(Tally(dir, 200, range(100, 2000, 301), [777, 1333])), dir + '/out')
 
 
+def grow(p, dir):
+  """Words beside a side input of which more comes as time goes by."""
+  p.options.view_as(StandardOptions).streaming = True
+  stream = TestStream()
+  for word in ['side', 'main 1', 'main 2', 'side', 'main 3']:
+    stream.add_elements([word])
+  words = p | stream.advance_watermark_to_infinity()
+  side = (
+      words
+      | 'Side' >> beam.Filter(lambda x: x == 'side')
+      | beam.WindowInto(
+          beam.window.GlobalWindows(),
+          trigger=trigger.Repeatedly(trigger.AfterCount(1)),
+          accumulation_mode=trigger.AccumulationMode.DISCARDING))
+  main = words | 'Main' >> beam.Filter(lambda x: x != 'side')
+  both = main | beam.Map(lambda x, side: ' '.join([x, *side]), beam.pvalue.AsIter(side))
+  gather(both | 'Once' >> beam.WindowInto(beam.window.FixedWindows(3600)), dir + '/out')
+
+
 def luggage(p, dir):
   """A pipeline that is large because of what a function carries."""
   heavy = os.urandom(5 << 20)  # what is pickled is compressed
@@ -203,7 +225,7 @@ def see(p, dir):
 
 
 def main(name, dir, file):
-  build = {'crash': crash, 'fail': fail, 'hoard': hoard, 'luggage': luggage, 'meet': meet, 'see': see, 'tally': tally, 'wait': wait}[name]
+  build = {'crash': crash, 'fail': fail, 'grow': grow, 'hoard': hoard, 'luggage': luggage, 'meet': meet, 'see': see, 'tally': tally, 'wait': wait}[name]
   p = beam.Pipeline(options=PipelineOptions([]))
   build(p, dir)
   proto = p.to_runner_api(default_environment=environments.ProcessEnvironment('replaced'))
