@@ -171,6 +171,7 @@ func (t *Tree) fire(s *State, i int, now Now) {
 	case orFinally:
 		main, until := nd.subs[0], nd.subs[1]
 		if t.ready(s, until, now) {
+			t.finish(s, until) // merged with others, it has ended
 			t.finish(s, i)
 			return
 		}
