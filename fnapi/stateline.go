@@ -105,7 +105,7 @@ func (l *stateLine) answer(resp *fnpb.StateResponse) {
 // them: nothing of the bundle waits before it, and nothing has to be waited for.
 func (b *Bundle) quick(key *fnpb.StateKey) bool {
 	h, ok := b.start.State.(QuickStateHandler)
-	if !ok {
+	if !ok || b.over.Load() {
 		return false
 	}
 	b.queueMu.Lock()

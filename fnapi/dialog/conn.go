@@ -229,7 +229,8 @@ func (c *conn) push() {
 	c.mu.Lock()
 	var waiting []*Stream
 	for _, s := range c.streams {
-		if len(s.unsent) > 0 {
+		// What a deaf one had to send may have gone with what another goroutine said.
+		if len(s.unsent) > 0 || s.deaf {
 			s.push()
 			waiting = append(waiting, s)
 		}
