@@ -80,6 +80,8 @@ type Result struct {
 	InElements, InBytes   int64
 	Timers                []TimerChunk // set by the bundle: those of each family, in order of arrival
 	Kept                  []byte       // elements of sinks that say so
+	// Took is how long the worker took, waiting for one not counted.
+	Took time.Duration
 }
 
 // State answers the state requests of one bundle and stages its writes.
@@ -205,6 +207,7 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 	}
 	st := r.NewState()
 	own := &guard{state: st}
+	began := time.Now()
 	resp, b, err := r.exchange(ctx, in, out, own)
 	if err = own.or(err); err == nil {
 		err = out.end()
@@ -229,7 +232,7 @@ func (r *Runner) try(ctx context.Context, in *Input) (*Result, error) {
 	if r.Loose {
 		r.Close()
 	}
-	res := &Result{InElements: int64(in.Elements), InBytes: in.Bytes, Timers: out.timers}
+	res := &Result{InElements: int64(in.Elements), InBytes: in.Bytes, Timers: out.timers, Took: time.Since(began)}
 	if res.OutElements, res.OutBytes, err = out.commit(ctx); err != nil {
 		st.Abort()
 		return nil, err

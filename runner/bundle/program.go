@@ -53,6 +53,9 @@ type Program struct {
 	// timers, and not for one of each family: Go's counts them, and waits for ever
 	// for a number that it has passed.
 	OneMark bool
+	// OneToken says that the SDK knows one cache token of a side input at a time,
+	// whichever bundle reads it, as Go's does.
+	OneToken bool
 	// Merging and Timestamp are of the windowing in which a RootGroup groups.
 	Merging   bool
 	Timestamp group.Combiner
@@ -165,6 +168,7 @@ func (c *compiler) compile(plan *fusion.Plan) error {
 	c.p.Embed = slices.Contains(env.GetCapabilities(), urnEmbedRequest)
 	c.p.multiCore = slices.Contains(env.GetCapabilities(), urnMultiCore)
 	c.p.OneMark = slices.ContainsFunc(env.GetCapabilities(), func(has string) bool { return strings.HasPrefix(has, versionGo) })
+	c.p.OneToken = c.p.OneMark
 
 	input, err := c.windowedID(c.p.Stage.Collection, c.p.Node.Root == jobgraph.RootGroup && c.p.Large)
 	if err != nil {

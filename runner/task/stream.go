@@ -34,11 +34,12 @@ type stream struct {
 
 	due int // keys that hold nothing back because a time comes first
 
-	batch   batchOut
-	pace    pace
-	behind  map[int]watermark.Mark // by main input: what counts when the batch is done
-	blocked []held                 // elements that wait for a side input
-	state   *state.Keyed           // of a keyed stage, else nil
+	batch       batchOut
+	pace        pace
+	behind      map[int]watermark.Mark // by main input: what counts when the batch is done
+	blocked     []held                 // elements that wait for a side input
+	blockedFrom element.Timestamp      // the least time of these, +inf if there are none
+	state       *state.Keyed           // of a keyed stage, else nil
 
 	draining <-chan struct{} // nil once it is known that the job drains
 	lost     lost            // what was dropped, and is not told yet
@@ -73,7 +74,7 @@ func (r *run) stream(ctx context.Context) (*Finished, error) {
 			d.Before = job.begin
 		}
 	}
-	s := &stream{r: r, job: job, draining: job.draining, sides: map[bundle.SideKey]*liveSide{}, behind: map[int]watermark.Mark{}, told: watermark.Start}
+	s := &stream{r: r, job: job, draining: job.draining, sides: map[bundle.SideKey]*liveSide{}, behind: map[int]watermark.Mark{}, blockedFrom: element.MaxTimestamp, told: watermark.Start}
 	s.br = r.bundles()
 	defer s.br.Close()
 	s.br.Loose = true
@@ -330,6 +331,7 @@ func (s *stream) give(elems []byte, count int) error {
 		}
 		h := held{elem: append([]byte(nil), v.Raw...), at: v.Timestamp()}
 		s.marks.Hold(h.at)
+		s.blockedFrom = min(s.blockedFrom, h.at)
 		s.blocked = append(s.blocked, h)
 	}
 	return nil
@@ -344,6 +346,7 @@ func (s *stream) unblock(ctx context.Context) error {
 		return nil
 	}
 	kept := s.blocked[:0]
+	s.blockedFrom = element.MaxTimestamp
 	var v coders.Value
 	for _, h := range s.blocked {
 		_, err := s.r.prog.Input.Next(h.elem, &v)
@@ -353,6 +356,7 @@ func (s *stream) unblock(ctx context.Context) error {
 		}
 		if !ok {
 			kept = append(kept, h)
+			s.blockedFrom = min(s.blockedFrom, h.at)
 			continue
 		}
 		s.marks.Release(h.at)

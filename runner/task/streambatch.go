@@ -48,8 +48,8 @@ const (
 	leastLinger = 5 * time.Millisecond
 )
 
-// A pace is how many elements a bundle has at most, so that it takes about
-// bundleTime; firstBundle at the beginning.
+// A pace is how many elements a bundle has at most, so that its worker takes
+// about bundleTime; firstBundle at the beginning.
 type pace struct {
 	most int
 	last time.Duration // took the last bundle
@@ -77,7 +77,7 @@ func (p *pace) ran(count int, took time.Duration) {
 // have been held up by the last one, and what each costs is less where they are
 // many.
 func (p *pace) linger() time.Duration {
-	if d := p.last / lingerPart; d >= leastLinger {
+	if d := min(p.last, bundleTime) / lingerPart; d >= leastLinger {
 		return d
 	}
 	return 0
@@ -153,29 +153,30 @@ func (s *stream) flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	err = s.bundles(ctx, parts)
-	s.pace.ran(b.count, time.Since(began))
+	took, err := s.bundles(ctx, parts)
+	s.pace.ran(b.count, took)
 	return err
 }
 
 // bundles runs bundles that share no key, at once, and applies the timers that
-// they set when all have committed.
-func (s *stream) bundles(ctx context.Context, parts []*bundle.Input) error {
+// they set when all have committed. It returns how long workers took for the
+// longest.
+func (s *stream) bundles(ctx context.Context, parts []*bundle.Input) (took time.Duration, err error) {
 	began := element.Timestamp(time.Now().UnixMilli())
 	results, err := s.br.RunApart(ctx, parts)
 	s.br.Close()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	ended := element.Timestamp(time.Now().UnixMilli())
 	for _, res := range results {
 		if k, ok := s.root.(*keyed); ok {
 			if err := k.timers.take(res.Timers, began, ended); err != nil {
-				return err
+				return 0, err
 			}
 		}
+		took = max(took, res.Took)
 		s.r.live.add(res)
 	}
-	return nil
+	return took, nil
 }

@@ -82,14 +82,15 @@ func (k *keyed) without(v *coders.Value, wins []window.Window, input element.Tim
 }
 
 func (k *keyed) step(ctx context.Context) (bool, error) {
+	at := min(k.s.marks.Input(), k.s.blockedFrom) // timers don't overtake what waits for a side input
 	if k.sorter == nil {
-		return k.timers.fire(ctx, k.s.marks.Input())
+		return k.timers.fire(ctx, at)
 	}
 	// Elements and timers come in the order of the watermarks that let them go.
-	if did, err := k.sorter.give(min(k.s.marks.Input(), k.timers.nextEvent())); did || err != nil {
+	if did, err := k.sorter.give(min(at, k.timers.nextEvent())); did || err != nil {
 		return did, err
 	}
-	return k.timers.fire(ctx, min(k.s.marks.Input(), k.sorter.next()))
+	return k.timers.fire(ctx, min(at, k.sorter.next()))
 }
 
 func (k *keyed) next() element.Timestamp {

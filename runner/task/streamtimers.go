@@ -298,7 +298,7 @@ func (t *streamTimers) fire(ctx context.Context, watermark element.Timestamp) (b
 		}
 	}
 	if parts := t.inputs(&f); len(parts) > 0 {
-		if err := t.s.bundles(ctx, parts); err != nil {
+		if _, err := t.s.bundles(ctx, parts); err != nil {
 			return false, err
 		}
 	}

@@ -74,11 +74,14 @@ func (r *run) cacheTokens(w *fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheTok
 }
 
 // cacheTokens are those of a streaming bundle that is about to be tried. A side
-// input's lasts until more of it has come.
+// input's lasts until more of it has come to this task, which is not the same for
+// all tasks.
 func (s *stream) cacheTokens(w *fnapi.Worker) []*fnpb.ProcessBundleRequest_CacheToken {
 	var all []*fnpb.ProcessBundleRequest_CacheToken
 	for k, l := range s.sides {
-		all = append(all, sideToken(k, fmt.Sprintf("%s/%d", s.r.spec.ID, l.version)))
+		if !s.r.prog.OneToken {
+			all = append(all, sideToken(k, fmt.Sprintf("%s/%d", s.r.spec.ID, l.version)))
+		}
 	}
 	if s.state != nil {
 		all = append(all, s.r.userTokens.of(w, s.r.spec.ID))
