@@ -41,7 +41,6 @@ const (
 	// earlier.
 	bundleTime  = 10 * time.Second
 	firstBundle = 10_000 // elements
-	leastBundle = 100
 	// It waits for more of its input for a lingerPart of what the last bundle took,
 	// if that is as much as leastLinger.
 	lingerPart  = 20
@@ -67,7 +66,7 @@ func (p *pace) ran(count int, took time.Duration) {
 	p.last = took
 	switch {
 	case took > bundleTime:
-		p.most = max(leastBundle, int(float64(count)*bundleTime.Seconds()/took.Seconds()))
+		p.most = max(1, int(float64(count)*bundleTime.Seconds()/took.Seconds()))
 	case count >= p.limit():
 		p.most = 2 * p.limit()
 	}
