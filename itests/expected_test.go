@@ -52,6 +52,8 @@ func compare(t *testing.T, outcomes map[string]outcome, listed map[string]string
 			t.Errorf("%s: %s\n%s", name, got.status, got.detail)
 		case isListed:
 			t.Logf("%s: %s as expected (%s)", name, got.status, reason)
+		case got.status == "skip":
+			t.Logf("%s: skipped by its suite: %.200s", name, got.detail)
 		}
 	}
 	t.Logf("%d pass, %d fail, %d time out, %d skipped of %d",
