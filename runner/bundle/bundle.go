@@ -421,7 +421,7 @@ func (r *Runner) attend(ctx context.Context, b *fnapi.Bundle, in *Input, wait <-
 		case <-hungry:
 			// The bundle may be as good as done, above all where halves of one
 			// element end together: a split would come too late then, and Go's SDK
-			// takes half a second to say so. At its beginning there is no such doubt.
+			// takes half a second to say so. At its beginning there is less doubt.
 			again = time.After(splitWait(time.Since(began)))
 		case <-again:
 			again = nil

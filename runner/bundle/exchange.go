@@ -35,6 +35,10 @@ const (
 	// not likely to end in the very next moment.
 	splitGrace = 150 * time.Millisecond
 	splitLong  = time.Second
+	// splitLeast is how long one that has just begun is left alone: it may be done
+	// before anybody could take its half. (Halves of a compressed file may begin
+	// behind its end, with Go's textio, which fails then; small files are whole.)
+	splitLeast = 20 * time.Millisecond
 	// obituaryWait is how long a lost worker's last words are waited for.
 	obituaryWait = 2 * time.Second
 )
@@ -123,7 +127,7 @@ func splitWait(ran time.Duration) time.Duration {
 	if ran >= splitLong {
 		return 0
 	}
-	return min(ran, splitGrace)
+	return min(max(ran, splitLeast), splitGrace)
 }
 
 // atEnd reports whether an answer says that all elements are done and there is

@@ -146,7 +146,8 @@ func TestReadOn(t *testing.T) {
 // whole grace.
 func TestSplitWait(t *testing.T) {
 	for ran, want := range map[time.Duration]time.Duration{
-		10 * time.Millisecond:  10 * time.Millisecond,
+		0:                      splitLeast,
+		50 * time.Millisecond:  50 * time.Millisecond,
 		500 * time.Millisecond: splitGrace,
 		3 * time.Second:        0,
 	} {
