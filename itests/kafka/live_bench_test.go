@@ -172,21 +172,21 @@ func (*groupLineFn) ProcessElement(w beam.Window, key []byte, values func(*[]byt
 
 // fill writes events over ten minutes, each partition's in order, and returns how
 // many lines are complete before the last.
-func (f catchTopic) fill(b *testing.B, br *broker.Broker, topic string) (complete int) {
-	c, err := kgo.NewClient(kgo.SeedBrokers(br.Plain), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+func (c catchTopic) fill(b *testing.B, br *broker.Broker, topic string) (complete int) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(br.Plain), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerLinger(20*time.Millisecond), kgo.MaxBufferedRecords(100_000))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.Close()
+	defer client.Close()
 	begin, span := yesterday(), 10*time.Minute
 	value := slices.Repeat([]byte{'v'}, 90)
 	windows := map[string]bool{}
-	for i := range int64(f.each) {
-		at := begin.Add(span * time.Duration(i) / time.Duration(f.each))
+	for i := range int64(c.each) {
+		at := begin.Add(span * time.Duration(i) / time.Duration(c.each))
 		for p := range int32(catchPartitions) {
-			key := fmt.Sprintf("key%07d", (i*7+int64(p)*13)%int64(f.keys))
-			c.Produce(context.Background(), &kgo.Record{Partition: p, Timestamp: at, Key: []byte(key), Value: value}, func(_ *kgo.Record, err error) {
+			key := fmt.Sprintf("key%07d", (i*7+int64(p)*13)%int64(c.keys))
+			client.Produce(context.Background(), &kgo.Record{Partition: p, Timestamp: at, Key: []byte(key), Value: value}, func(_ *kgo.Record, err error) {
 				if err != nil {
 					b.Error(err)
 				}
@@ -196,7 +196,7 @@ func (f catchTopic) fill(b *testing.B, br *broker.Broker, topic string) (complet
 			}
 		}
 	}
-	if err := c.Flush(context.Background()); err != nil {
+	if err := client.Flush(context.Background()); err != nil {
 		b.Fatal(err)
 	}
 	return len(windows)
