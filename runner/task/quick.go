@@ -16,7 +16,4 @@ var (
 func (s *bundleState) Quick(key *fnpb.StateKey) bool { return s.user != nil && s.user.Quick(key) }
 
 // Quick is the same for a streaming task.
-func (b *streamState) Quick(key *fnpb.StateKey) bool {
-	q, ok := b.user.(interface{ Quick(*fnpb.StateKey) bool })
-	return ok && q.Quick(key)
-}
+func (b *streamState) Quick(key *fnpb.StateKey) bool { return b.user != nil && b.user.Quick(key) }

@@ -127,6 +127,7 @@ type streamState struct {
 
 // userBundle is the state package's bundle; nil where there is no user state.
 type userBundle interface {
+	Quick(key *fnpb.StateKey) bool
 	Get(ctx context.Context, key *fnpb.StateKey, req *fnpb.StateGetRequest) (data, next []byte, err error)
 	Append(ctx context.Context, key *fnpb.StateKey, data []byte) error
 	Clear(ctx context.Context, key *fnpb.StateKey) error
